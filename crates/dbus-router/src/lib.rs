@@ -1,0 +1,1 @@
+//! Routes the messages of D-Bus clients between two buses.

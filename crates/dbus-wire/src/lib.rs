@@ -1,0 +1,1 @@
+//! The D-Bus wire without I/O: frames, header fields, names, match rules, SASL, addresses.

@@ -1,0 +1,2 @@
+//! One session bus for a container.
+fn main() {}

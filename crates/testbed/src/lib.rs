@@ -1,0 +1,1 @@
+//! Private buses, clients and programs for the tests of this workspace.
