@@ -1,1 +1,28 @@
 //! Private buses, clients and programs for the tests of this workspace.
+//!
+//! - [`World`] is a host, a container and the multiplexer between them, in one of the forms of
+//!   [`Topology`]; [`DbusDaemon`] and [`Mux`] are its parts, [`TestDir`] is where it lives.
+//! - [`Process`], [`run_program`] and [`Lines`] start programs, with a limit on every wait.
+//! - [`reference`](mod@reference) runs the test suites of the reference implementation.
+//! - [`skip!`] is for tests that lack something here.
+//!
+//! Nothing here sleeps: what is waited for is a file descriptor, and [`deadline::LIMIT`] makes a hang a
+//! failure.
+
+pub mod daemon;
+pub mod deadline;
+pub mod directory;
+pub mod failure;
+pub mod mux;
+pub mod processes;
+pub mod reference;
+pub mod skip;
+pub mod world;
+
+pub use daemon::{DaemonOptions, DbusDaemon};
+pub use deadline::Deadline;
+pub use directory::TestDir;
+pub use failure::Failure;
+pub use mux::{Mux, MuxOptions, mux_program};
+pub use processes::{Lines, Output, Process, run_program, run_to_end};
+pub use world::{ServiceFile, Topology, World, WorldOptions};
