@@ -1,0 +1,38 @@
+//! Running cargo on this workspace.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use testbed::Failure;
+
+/// The workspace's root.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask is a directory in the workspace's root")
+}
+
+/// The cargo that runs this task, in the workspace's root.
+pub fn command() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Builds the multiplexer in the profile of this task, unless `KAPSULE_DBUS_MUX` names one, and gives back
+/// its path. Cargo's own messages go to the terminal.
+///
+/// # Errors
+/// It does not build.
+pub fn build_mux() -> Result<PathBuf, Failure> {
+    if std::env::var_os("KAPSULE_DBUS_MUX").is_none() {
+        let status = command()
+            .args(["build", "--quiet", "--package", "kapsule-dbus-mux"])
+            .status()
+            .map_err(Failure::doing("running cargo build"))?;
+        if !status.success() {
+            return Err(Failure::new("kapsule-dbus-mux does not build (see above)"));
+        }
+    }
+    testbed::mux_program()
+}
