@@ -19,6 +19,16 @@ pub fn command() -> Command {
     command
 }
 
+/// Where this workspace is built: this task itself was built there.
+pub fn target_dir() -> PathBuf {
+    let ours = std::env::current_exe().unwrap_or_default();
+    // TARGET/PROFILE/xtask
+    match ours.ancestors().nth(2) {
+        Some(dir) if dir.is_dir() => dir.to_owned(),
+        _ => root().join("target"),
+    }
+}
+
 /// Builds the multiplexer in the profile of this task, unless `KAPSULE_DBUS_MUX` names one, and gives back
 /// its path. Cargo's own messages go to the terminal.
 ///

@@ -1,7 +1,12 @@
 //! Tasks of this workspace: `cargo xtask --help` lists them.
 
 mod cargo;
+mod check;
+mod packages;
 mod reference;
+mod steps;
+mod suite;
+mod tally;
 
 use std::process::ExitCode;
 
@@ -18,12 +23,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    Test(suite::Arguments),
+    Check(check::Arguments),
     Reference(reference::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome: Result<ExitCode, Failure> = match arguments.task {
+        Task::Test(arguments) => suite::run(&arguments),
+        Task::Check(arguments) => check::run(&arguments),
         Task::Reference(arguments) => reference::run(&arguments),
     };
     outcome.unwrap_or_else(|failure| {

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::process::{Command, ExitCode};
 
 use clap::ValueEnum;
-use testbed::reference::{Installation, SUITES, missing};
-use testbed::{Failure, Topology, World, WorldOptions};
+use testbed::reference::{Installation, SUITES};
+use testbed::{Failure, Topology, World, WorldOptions, tools};
 
 use crate::cargo;
 
@@ -73,7 +73,7 @@ impl From<TopologyName> for Topology {
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let Some(installation) = Installation::find() else {
-        return Err(Failure::new(missing()));
+        return Err(Failure::new(tools::REFERENCE_SUITES.missing()));
     };
     let topologies: Vec<Topology> = match arguments.topology.as_slice() {
         [] => Topology::ALL.to_vec(),

@@ -4,12 +4,12 @@
 //! One suite in one form, with all that it says: `cargo xtask reference --suite test-monitor --topology
 //! local`; one case of it: `… -- -p /monitor/become`.
 
-use testbed::reference::{Installation, missing};
-use testbed::{Topology, skip};
+use testbed::reference::Installation;
+use testbed::{Topology, skip, tools};
 
 fn passes_as_on_a_plain_bus(suite: &str) {
     let Some(installation) = Installation::find() else {
-        skip!("{}", missing());
+        skip!("{}", tools::REFERENCE_SUITES.missing());
     };
     let comparison = installation
         .compare(suite, &Topology::ALL)

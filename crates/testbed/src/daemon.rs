@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::deadline::Deadline;
 use crate::directory::TestDir;
 use crate::failure::Failure;
-use crate::processes::{Lines, Process};
+use crate::processes::{Line, Lines, Process};
 
 /// A dbus-daemon with a configuration of its own, ended when this goes.
 pub struct DbusDaemon {
@@ -54,7 +54,7 @@ impl DbusDaemon {
             .envs(options.environment.iter().cloned());
         let (mut process, mut stdout) = Process::start_reading(command, name, &dir.join("logs"))?;
         match stdout.next_line(Deadline::usual()) {
-            Ok(Some(address)) => Ok(DbusDaemon {
+            Ok(Line::Text(address)) => Ok(DbusDaemon {
                 process,
                 address,
                 _stdout: stdout,

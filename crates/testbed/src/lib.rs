@@ -4,7 +4,7 @@
 //!   [`Topology`]; [`DbusDaemon`] and [`Mux`] are its parts, [`TestDir`] is where it lives.
 //! - [`Process`], [`run_program`] and [`Lines`] start programs, with a limit on every wait.
 //! - [`reference`](mod@reference) runs the test suites of the reference implementation.
-//! - [`skip!`] is for tests that lack something here.
+//! - [`tools`] are the programs of other projects; [`needs!`] and [`skip!`] are for tests that lack one.
 //!
 //! Nothing here sleeps: what is waited for is a file descriptor, and [`deadline::LIMIT`] makes a hang a
 //! failure.
@@ -17,6 +17,7 @@ pub mod mux;
 pub mod processes;
 pub mod reference;
 pub mod skip;
+pub mod tools;
 pub mod world;
 
 pub use daemon::{DaemonOptions, DbusDaemon};
@@ -24,5 +25,5 @@ pub use deadline::Deadline;
 pub use directory::TestDir;
 pub use failure::Failure;
 pub use mux::{Mux, MuxOptions, mux_program};
-pub use processes::{Lines, Output, Process, run_program, run_to_end};
+pub use processes::{Line, Lines, Output, Process, run_program, run_to_end};
 pub use world::{ServiceFile, Topology, World, WorldOptions};

@@ -169,6 +169,17 @@ impl Drop for Process {
     }
 }
 
+/// What [`Lines`] has for its reader.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Line {
+    /// A line, without its end.
+    Text(String),
+    /// There will be no more.
+    End,
+    /// Nothing in the given time.
+    NotYet,
+}
+
 /// Reads lines from a pipe, each with a time limit.
 pub struct Lines {
     what: String,
@@ -188,32 +199,39 @@ impl Lines {
         }
     }
 
-    /// The next line without its end, or `None` at the end of the stream.
+    /// The next line without its end, or that there is none, or none yet at `deadline`.
     ///
     /// # Errors
-    /// The deadline passes first, or reading fails.
-    pub fn next_line(&mut self, deadline: Deadline) -> Result<Option<String>, Failure> {
+    /// Reading fails.
+    pub fn next_line(&mut self, deadline: Deadline) -> io::Result<Line> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                let line = String::from_utf8_lossy(&line[..end]).into_owned();
-                self.seen.push_str(&line);
-                self.seen.push('\n');
-                return Ok(Some(line));
+                return Ok(self.line(&line[..end]));
             }
             if deadline.wait_readable(&[self.pipe.as_fd()]).is_none() {
-                return Err(Failure::new(format!("no line on {} in time", self.what)));
+                return Ok(Line::NotYet);
             }
             let mut chunk = [0; 4096];
             match self.pipe.read(&mut chunk) {
-                Ok(0) => return Ok(None),
+                // A last line may lack its end.
+                Ok(0) if !self.buffer.is_empty() => {
+                    let line = std::mem::take(&mut self.buffer);
+                    return Ok(self.line(&line));
+                }
+                Ok(0) => return Ok(Line::End),
                 Ok(length) => self.buffer.extend_from_slice(&chunk[..length]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    return Err(Failure::new(format!("reading {}: {error}", self.what)));
-                }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    fn line(&mut self, bytes: &[u8]) -> Line {
+        let line = String::from_utf8_lossy(bytes).into_owned();
+        self.seen.push_str(&line);
+        self.seen.push('\n');
+        Line::Text(line)
     }
 
     /// Reads until a line for which `wanted` holds, and gives it back.
@@ -224,19 +242,18 @@ impl Lines {
     pub fn expect_line(&mut self, awaited: &str, wanted: impl Fn(&str) -> bool) -> String {
         let deadline = Deadline::usual();
         loop {
-            match self.next_line(deadline) {
-                Ok(Some(line)) if wanted(&line) => return line,
-                Ok(Some(_)) => {}
-                Ok(None) => panic!(
-                    "{} ended before {awaited}; it said:\n{}",
-                    self.what,
-                    indented(&self.seen)
-                ),
-                Err(failure) => panic!(
-                    "awaited {awaited}: {failure}; it said:\n{}",
-                    indented(&self.seen)
-                ),
-            }
+            let why = match self.next_line(deadline) {
+                Ok(Line::Text(line)) if wanted(&line) => return line,
+                Ok(Line::Text(_)) => continue,
+                Ok(Line::NotYet) => "it did not come in time".to_owned(),
+                Ok(Line::End) => "the stream ended".to_owned(),
+                Err(error) => format!("reading failed: {error}"),
+            };
+            panic!(
+                "awaited {awaited} on {}: {why}; it said:\n{}",
+                self.what,
+                indented(&self.seen)
+            );
         }
     }
 }

@@ -46,6 +46,11 @@ impl Installation {
             .find(|installation| installation.cases(SUITES[0]).is_ok())
     }
 
+    /// The directory with the suites' programs.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The names of a suite's cases.
     ///
     /// # Errors
@@ -347,15 +352,6 @@ fn last_lines(text: &str, count: usize) -> &str {
         .nth(count)
         .map_or(0, |(index, _)| index + 1);
     &text[from..]
-}
-
-/// Says that the suites are missing, and where they are to be had.
-pub fn missing() -> String {
-    format!(
-        "the reference implementation's installed tests are not here ({}; Debian: dbus-tests, Fedora: \
-         dbus-tests, or name their directory in DBUS_TEST_EXEC)",
-        Path::new("/usr/lib/dbus-1.0/installed-tests/dbus").display()
-    )
 }
 
 #[cfg(test)]

@@ -1,0 +1,297 @@
+//! The programs of other projects that tests need: what each is for, whether it is here, and which
+//! package of which distribution has it.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::processes::run_to_end;
+use crate::reference;
+
+/// Something that is installed, or not.
+pub struct Tool {
+    /// What people call it.
+    pub name: &'static str,
+    /// Which tests need it.
+    pub purpose: &'static str,
+    probe: Probe,
+    /// Where it is to be had.
+    pub packages: Packages,
+}
+
+/// Package names. An empty list: not packaged there.
+pub struct Packages {
+    /// Debian, Ubuntu and what is made from them.
+    pub debian: &'static [&'static str],
+    /// Fedora and its kin.
+    pub fedora: &'static [&'static str],
+    /// Arch Linux and its kin.
+    pub arch: &'static [&'static str],
+    /// openSUSE.
+    pub opensuse: &'static [&'static str],
+}
+
+/// How to find out: by running it.
+enum Probe {
+    /// A program of `PATH`, with arguments with which it ends well and does nothing.
+    Program(&'static str, &'static [&'static str]),
+    /// A program that is not in `PATH` but where distributions put the daemons of packages.
+    Daemon(&'static str, &'static [&'static str]),
+    /// A module of Python 3.
+    Python(&'static str),
+    /// The reference implementation's tests.
+    ReferenceSuites,
+}
+
+/// The message bus of the reference implementation.
+pub const DBUS_DAEMON: Tool = Tool {
+    name: "dbus-daemon",
+    purpose: "the host's bus and the container's bus in nearly every test, and in the demo",
+    probe: Probe::Program("dbus-daemon", &["--version"]),
+    packages: Packages {
+        debian: &["dbus"],
+        fedora: &["dbus-daemon"],
+        arch: &["dbus"],
+        opensuse: &["dbus-1-daemon"],
+    },
+};
+
+/// dbus-send and dbus-monitor.
+pub const DBUS_SEND: Tool = Tool {
+    name: "dbus-send, dbus-monitor",
+    purpose: "the tests that use them",
+    probe: Probe::Program("dbus-monitor", &["--help"]),
+    packages: Packages {
+        debian: &["dbus"],
+        fedora: &["dbus-tools"],
+        arch: &["dbus"],
+        opensuse: &["dbus-1-tools"],
+    },
+};
+
+/// The reference implementation's installed tests.
+pub const REFERENCE_SUITES: Tool = Tool {
+    name: "the reference implementation's tests",
+    purpose: "the comparison with a plain dbus-daemon, case by case",
+    probe: Probe::ReferenceSuites,
+    packages: Packages {
+        debian: &["dbus-tests"],
+        fedora: &["dbus-tests"],
+        arch: &[],
+        opensuse: &[],
+    },
+};
+
+/// GLib's client.
+pub const GDBUS: Tool = Tool {
+    name: "gdbus",
+    purpose: "the tests that use it",
+    probe: Probe::Program("gdbus", &["help"]),
+    packages: Packages {
+        debian: &["libglib2.0-bin"],
+        fedora: &["glib2"],
+        arch: &["glib2"],
+        opensuse: &["glib2-tools"],
+    },
+};
+
+/// systemd's client.
+pub const BUSCTL: Tool = Tool {
+    name: "busctl",
+    purpose: "the tests that use it",
+    probe: Probe::Program("busctl", &["--version"]),
+    packages: Packages {
+        debian: &["systemd"],
+        fedora: &["systemd"],
+        arch: &["systemd"],
+        opensuse: &["systemd"],
+    },
+};
+
+/// Sends notifications.
+pub const NOTIFY_SEND: Tool = Tool {
+    name: "notify-send",
+    purpose: "notifications from inside to the host",
+    probe: Probe::Program("notify-send", &["--version"]),
+    packages: Packages {
+        debian: &["libnotify-bin"],
+        fedora: &["libnotify"],
+        arch: &["libnotify"],
+        opensuse: &["libnotify-tools"],
+    },
+};
+
+/// Shows notifications.
+pub const DUNST: Tool = Tool {
+    name: "dunst",
+    purpose: "the host's notification daemon",
+    probe: Probe::Program("dunst", &["--version"]),
+    packages: Packages {
+        debian: &["dunst"],
+        fedora: &["dunst"],
+        arch: &["dunst"],
+        opensuse: &["dunst"],
+    },
+};
+
+/// An X server without a screen.
+pub const XVFB: Tool = Tool {
+    name: "Xvfb",
+    purpose: "the screen that the notification daemon draws on",
+    probe: Probe::Program("Xvfb", &["-help"]),
+    packages: Packages {
+        debian: &["xvfb"],
+        fedora: &["xorg-x11-server-Xvfb"],
+        arch: &["xorg-server-xvfb"],
+        opensuse: &["xorg-x11-server-Xvfb"],
+    },
+};
+
+/// The settings database and its client.
+pub const DCONF: Tool = Tool {
+    name: "dconf",
+    purpose: "settings written inside and kept on the host",
+    probe: Probe::Program("dconf", &["help"]),
+    packages: Packages {
+        debian: &["dconf-cli"],
+        fedora: &["dconf"],
+        arch: &["dconf"],
+        opensuse: &["dconf"],
+    },
+};
+
+/// The daemon that writes the settings database; GSettings' module that uses it comes along.
+pub const DCONF_SERVICE: Tool = Tool {
+    name: "dconf-service",
+    purpose: "settings written inside and kept on the host",
+    probe: Probe::Daemon("dconf-service", &["--help"]),
+    packages: Packages {
+        debian: &["dconf-service", "dconf-gsettings-backend"],
+        fedora: &["dconf"],
+        arch: &["dconf"],
+        opensuse: &["dconf", "gsettings-backend-dconf"],
+    },
+};
+
+/// GLib's settings client.
+pub const GSETTINGS: Tool = Tool {
+    name: "gsettings",
+    purpose: "settings written inside and kept on the host",
+    probe: Probe::Program("gsettings", &["--version"]),
+    packages: Packages {
+        debian: &["libglib2.0-bin"],
+        fedora: &["glib2"],
+        arch: &["glib2"],
+        opensuse: &["glib2-tools"],
+    },
+};
+
+/// Makes GSettings schemas readable.
+pub const GLIB_COMPILE_SCHEMAS: Tool = Tool {
+    name: "glib-compile-schemas",
+    purpose: "settings written inside and kept on the host",
+    probe: Probe::Program("glib-compile-schemas", &["--version"]),
+    packages: Packages {
+        debian: &["libglib2.0-bin"],
+        fedora: &["glib2"],
+        arch: &["glib2"],
+        opensuse: &["glib2-tools"],
+    },
+};
+
+/// A Python library for D-Bus, written without the reference implementation.
+pub const PYTHON_DBUS_FAST: Tool = Tool {
+    name: "Python 3 with dbus-fast",
+    purpose: "Python services inside and outside",
+    probe: Probe::Python("dbus_fast"),
+    packages: Packages {
+        debian: &["python3-dbus-fast"],
+        fedora: &["python3-dbus-fast"],
+        arch: &["python-dbus-fast"],
+        opensuse: &["python3-dbus-fast"],
+    },
+};
+
+/// The host's portals.
+pub const PORTAL: Tool = Tool {
+    name: "xdg-desktop-portal",
+    purpose: "portals called from inside: the request's path, its Response, a file descriptor",
+    probe: Probe::Daemon("xdg-desktop-portal", &["--version"]),
+    packages: Packages {
+        debian: &["xdg-desktop-portal"],
+        fedora: &["xdg-desktop-portal"],
+        arch: &["xdg-desktop-portal"],
+        opensuse: &["xdg-desktop-portal"],
+    },
+};
+
+/// All of them.
+pub const ALL: [&Tool; 14] = [
+    &DBUS_DAEMON,
+    &DBUS_SEND,
+    &REFERENCE_SUITES,
+    &GDBUS,
+    &BUSCTL,
+    &NOTIFY_SEND,
+    &DUNST,
+    &XVFB,
+    &DCONF,
+    &DCONF_SERVICE,
+    &GSETTINGS,
+    &GLIB_COMPILE_SCHEMAS,
+    &PYTHON_DBUS_FAST,
+    &PORTAL,
+];
+
+impl Tool {
+    /// The program's path, or that of the interpreter that has the module; `None` if it is not here, or
+    /// is here and does not run.
+    pub fn find(&self) -> Option<PathBuf> {
+        match &self.probe {
+            Probe::Program(program, arguments) => runs((*program).into(), arguments),
+            Probe::Daemon(program, arguments) => ["/usr/libexec", "/usr/lib", "/usr/lib/dconf"]
+                .into_iter()
+                .map(|dir| PathBuf::from(dir).join(program))
+                .find_map(|path| runs(path, arguments)),
+            // The interpreter of the distribution has the distribution's modules; one that comes first
+            // in PATH may be another.
+            Probe::Python(module) => ["python3", "/usr/bin/python3"]
+                .into_iter()
+                .find_map(|python| runs(python.into(), &["-c", &format!("import {module}")])),
+            Probe::ReferenceSuites => {
+                reference::Installation::find().map(|installation| installation.dir().to_owned())
+            }
+        }
+    }
+
+    /// Why a test cannot run without it, and what to do.
+    pub fn missing(&self) -> String {
+        let packages = match self.packages.debian {
+            [] => String::new(),
+            packages => format!(" (Debian: {})", packages.join(" ")),
+        };
+        format!(
+            "{} is not here{packages}; `cargo xtask test` offers to install it",
+            self.name
+        )
+    }
+}
+
+fn runs(program: PathBuf, arguments: &[&str]) -> Option<PathBuf> {
+    let mut command = Command::new(&program);
+    command.args(arguments);
+    let output = run_to_end(command, Duration::from_secs(10)).ok()?;
+    output.status.success().then_some(program)
+}
+
+/// Skips a test, loudly, unless all of these tools are here.
+#[macro_export]
+macro_rules! needs {
+    ($($tool:expr),+ $(,)?) => {
+        for tool in [$(&$tool),+] {
+            if tool.find().is_none() {
+                $crate::skip!("{}", tool.missing());
+            }
+        }
+    };
+}
