@@ -1,20 +1,19 @@
 //! A private dbus-daemon.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::deadline::Deadline;
 use crate::directory::TestDir;
 use crate::failure::Failure;
-use crate::processes::{Line, Lines, Process};
+use crate::processes::{Line, Process};
 
 /// A dbus-daemon with a configuration of its own, ended when this goes.
 pub struct DbusDaemon {
     process: Process,
     address: String,
-    // Keeps the pipe open on which it printed its address.
-    _stdout: Lines,
 }
 
 /// How a [`DbusDaemon`] is set up.
@@ -54,11 +53,12 @@ impl DbusDaemon {
             .envs(options.environment.iter().cloned());
         let (mut process, mut stdout) = Process::start_reading(command, name, &dir.join("logs"))?;
         match stdout.next_line(Deadline::usual()) {
-            Ok(Line::Text(address)) => Ok(DbusDaemon {
-                process,
-                address,
-                _stdout: stdout,
-            }),
+            Ok(Line::Text(address)) => {
+                // Services that it activates write there too.
+                let log = dir.join(format!("logs/{name}-services.log"));
+                stdout.drain_to(File::create(&log).map_err(Failure::doing("making a log"))?);
+                Ok(DbusDaemon { process, address })
+            }
             _ => Err(process.failure("dbus-daemon did not print its address")),
         }
     }

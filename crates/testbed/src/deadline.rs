@@ -1,6 +1,11 @@
-//! Waiting for something that happens on a file descriptor, and never for longer than a limit.
+//! Waiting for something that happens, and never for longer than a limit.
 
+use std::future::Future;
 use std::os::fd::BorrowedFd;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -54,5 +59,34 @@ impl Deadline {
                 Err(error) => panic!("poll failed: {error}"),
             }
         }
+    }
+}
+
+/// Runs `future` to its end on this thread, within the usual limit.
+///
+/// # Panics
+/// When it takes longer: says what was `awaited`.
+#[track_caller]
+pub fn within<T>(awaited: &str, future: impl Future<Output = T>) -> T {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    let deadline = Deadline::usual();
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+        let left = deadline.left();
+        assert!(
+            !left.is_zero(),
+            "awaited {awaited}: it did not come in time"
+        );
+        thread::park_timeout(left);
     }
 }

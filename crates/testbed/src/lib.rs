@@ -12,6 +12,7 @@
 pub mod daemon;
 pub mod deadline;
 pub mod directory;
+pub mod display;
 pub mod failure;
 pub mod mux;
 pub mod processes;
@@ -21,8 +22,9 @@ pub mod tools;
 pub mod world;
 
 pub use daemon::{DaemonOptions, DbusDaemon};
-pub use deadline::Deadline;
+pub use deadline::{Deadline, within};
 pub use directory::TestDir;
+pub use display::XDisplay;
 pub use failure::Failure;
 pub use mux::{Mux, MuxOptions, mux_program};
 pub use processes::{Line, Lines, Output, Process, run_program, run_to_end};

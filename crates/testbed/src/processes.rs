@@ -31,7 +31,7 @@ impl Process {
     /// # Errors
     /// The program is not there or cannot be run.
     pub fn start(command: Command, name: &str, logs: &Path) -> Result<Process, Failure> {
-        Self::spawn(command, name, logs, None)
+        Self::spawn(command, name, logs, None, None)
     }
 
     /// Starts `command` with its stdout given back to read from; stderr goes to the log.
@@ -43,13 +43,33 @@ impl Process {
         name: &str,
         logs: &Path,
     ) -> Result<(Process, Lines), Failure> {
-        let mut process = Self::spawn(command, name, logs, Some(Stdio::piped()))?;
-        let stdout = process
-            .child
-            .stdout
-            .take()
-            .expect("stdout was asked to be a pipe a line above");
-        let lines = Lines::new(format!("stdout of {name}"), OwnedFd::from(stdout));
+        let (reader, writer) = io::pipe().map_err(Failure::doing("making a pipe"))?;
+        let process = Self::spawn(command, name, logs, Some(writer.into()), None)?;
+        let lines = Lines::new(format!("stdout of {name}"), reader.into());
+        Ok((process, lines))
+    }
+
+    /// Starts `command` with stdout and stderr given back to read from, as one stream.
+    ///
+    /// # Errors
+    /// The program is not there or cannot be run.
+    pub fn start_reading_both(
+        command: Command,
+        name: &str,
+        logs: &Path,
+    ) -> Result<(Process, Lines), Failure> {
+        let (reader, writer) = io::pipe().map_err(Failure::doing("making a pipe"))?;
+        let second = writer
+            .try_clone()
+            .map_err(Failure::doing("making a pipe"))?;
+        let process = Self::spawn(
+            command,
+            name,
+            logs,
+            Some(writer.into()),
+            Some(second.into()),
+        )?;
+        let lines = Lines::new(format!("output of {name}"), reader.into());
         Ok((process, lines))
     }
 
@@ -58,19 +78,21 @@ impl Process {
         name: &str,
         logs: &Path,
         stdout: Option<Stdio>,
+        stderr: Option<Stdio>,
     ) -> Result<Process, Failure> {
         let (log, file) = new_log(logs, name)?;
-        let stdout = match stdout {
-            Some(stdout) => stdout,
+        let or_log = |stream: Option<Stdio>| match stream {
+            Some(stream) => Ok(stream),
             None => file
                 .try_clone()
-                .map_err(Failure::doing("duplicating a log's descriptor"))?
-                .into(),
+                .map(Stdio::from)
+                .map_err(Failure::doing("duplicating a log's descriptor")),
         };
+        let (stdout, stderr) = (or_log(stdout)?, or_log(stderr)?);
         let child = command
             .stdin(Stdio::null())
             .stdout(stdout)
-            .stderr(file)
+            .stderr(stderr)
             .spawn()
             .map_err(Failure::doing(format_args!("starting {command:?}")))?;
         let pidfd = open_pidfd(child.id())
@@ -199,6 +221,29 @@ impl Lines {
         }
     }
 
+    /// Makes a FIFO at `path` and reads what is written to it; it never ends.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn of_fifo(path: &Path) -> Result<Lines, Failure> {
+        let pipe = mkfifo(path)
+            // Open for both: opening waits for nobody, and the stream does not end with a writer.
+            .and_then(|()| File::options().read(true).write(true).open(path))
+            .map_err(Failure::doing(format_args!(
+                "making the FIFO {}",
+                path.display()
+            )))?;
+        Ok(Lines::new(
+            format!("the FIFO {}", path.display()),
+            pipe.into(),
+        ))
+    }
+
+    /// Reads on in a thread of its own, into `log`: nobody who writes is held up.
+    pub fn drain_to(mut self, mut log: File) {
+        std::thread::spawn(move || io::copy(&mut self.pipe, &mut log));
+    }
+
     /// The next line without its end, or that there is none, or none yet at `deadline`.
     ///
     /// # Errors
@@ -310,7 +355,7 @@ pub fn run_to_end(command: Command, limit: Duration) -> Result<Output, Failure> 
         .unwrap_or(OsStr::new("program"))
         .to_string_lossy()
         .into_owned();
-    let mut process = Process::spawn(command, &name, logs.path(), Some(file.into()))?;
+    let mut process = Process::spawn(command, &name, logs.path(), Some(file.into()), None)?;
     let status = process.wait(Deadline::after(limit));
     let read = |path: &Path| {
         fs::read(path).map_or_else(
@@ -410,6 +455,16 @@ fn parent_of(pid: u32) -> Option<u32> {
 
 fn open_pidfd(pid: u32) -> Option<OwnedFd> {
     pidfd_open(Pid::from_raw(pid.try_into().ok()?)?, PidfdFlags::empty()).ok()
+}
+
+fn mkfifo(path: &Path) -> io::Result<()> {
+    Ok(rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )?)
 }
 
 fn new_log(logs: &Path, name: &str) -> Result<(PathBuf, File), Failure> {

@@ -20,6 +20,7 @@ pub struct Tool {
 }
 
 /// Package names. An empty list: not packaged there.
+#[derive(Copy, Clone)]
 pub struct Packages {
     /// Debian, Ubuntu and what is made from them.
     pub debian: &'static [&'static str],
@@ -225,8 +226,16 @@ pub const PORTAL: Tool = Tool {
     },
 };
 
+/// Where portals keep what a person has allowed; xdg-desktop-portal does not start without it.
+pub const PERMISSION_STORE: Tool = Tool {
+    name: "xdg-permission-store",
+    purpose: "portals called from inside",
+    probe: Probe::Daemon("xdg-permission-store", &["--version"]),
+    packages: PORTAL.packages,
+};
+
 /// All of them.
-pub const ALL: [&Tool; 14] = [
+pub const ALL: [&Tool; 15] = [
     &DBUS_DAEMON,
     &DBUS_SEND,
     &REFERENCE_SUITES,
@@ -241,6 +250,7 @@ pub const ALL: [&Tool; 14] = [
     &GLIB_COMPILE_SCHEMAS,
     &PYTHON_DBUS_FAST,
     &PORTAL,
+    &PERMISSION_STORE,
 ];
 
 impl Tool {

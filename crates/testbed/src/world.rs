@@ -51,6 +51,38 @@ impl fmt::Display for Topology {
     }
 }
 
+/// Makes tests of a function that takes a [`Topology`]: a module of the function's name with a test for
+/// each topology that is listed. `with_host` stands for those that have one, `two_buses` for those in which
+/// it is not the same as the container's, `all` for all.
+///
+/// ```
+/// # use testbed::Topology;
+/// fn a_call_is_answered(topology: Topology) { /* … */ }
+/// testbed::in_topologies!(with_host: a_call_is_answered);
+/// ```
+#[macro_export]
+macro_rules! in_topologies {
+    (all: $($body:ident),+ $(,)?) => {
+        $($crate::in_topologies!(@ $body: plain Plain, local Local, remote Remote, no_host NoHost);)+
+    };
+    (with_host: $($body:ident),+ $(,)?) => {
+        $($crate::in_topologies!(@ $body: plain Plain, local Local, remote Remote);)+
+    };
+    (two_buses: $($body:ident),+ $(,)?) => {
+        $($crate::in_topologies!(@ $body: local Local, remote Remote);)+
+    };
+    (@ $body:ident: $($test:ident $topology:ident),+) => {
+        mod $body {
+            $(
+                #[test]
+                fn $test() {
+                    super::$body($crate::Topology::$topology);
+                }
+            )+
+        }
+    };
+}
+
 /// What there is besides the buses: services to activate, exceptions of the policy.
 #[derive(Clone, Default)]
 pub struct WorldOptions {
@@ -115,7 +147,17 @@ impl World {
     /// When a part of it cannot be started; shows its log.
     #[track_caller]
     pub fn start_with(topology: Topology, options: &WorldOptions) -> World {
-        Self::try_start(topology, options).unwrap_or_else(|failure| panic!("{topology}: {failure}"))
+        Self::start_in(TestDir::new(), topology, options)
+    }
+
+    /// Starts a topology in a directory that already holds what its services need.
+    ///
+    /// # Panics
+    /// When a part of it cannot be started; shows its log.
+    #[track_caller]
+    pub fn start_in(dir: TestDir, topology: Topology, options: &WorldOptions) -> World {
+        Self::try_start_in(dir, topology, options)
+            .unwrap_or_else(|failure| panic!("{topology}: {failure}"))
     }
 
     /// Starts a topology.
@@ -123,7 +165,14 @@ impl World {
     /// # Errors
     /// A part of it cannot be started; the text has its log.
     pub fn try_start(topology: Topology, options: &WorldOptions) -> Result<World, Failure> {
-        let dir = TestDir::new();
+        Self::try_start_in(TestDir::new(), topology, options)
+    }
+
+    fn try_start_in(
+        dir: TestDir,
+        topology: Topology,
+        options: &WorldOptions,
+    ) -> Result<World, Failure> {
         let host_services = services_dir(&dir, "host-data", &options.host_services);
         let inside_services = services_dir(&dir, "inside-data", &options.inside_services);
 
