@@ -994,11 +994,16 @@ impl Body {
 
     /// Runs `write` on the same buffer with a signature of its own, and returns that signature.
     fn inner(&mut self, write: impl FnOnce(Body) -> Body) -> String {
+        let len = self.bytes.len();
         let inner = write(Body {
             signature: String::new(),
             bytes: std::mem::take(&mut self.bytes),
             endian: self.endian,
         });
+        assert!(
+            inner.bytes.len() >= len && inner.endian == self.endian,
+            "the closure returns the body that it was given; see Body::append for another"
+        );
         self.bytes = inner.bytes;
         inner.signature
     }
@@ -1038,6 +1043,29 @@ impl Body {
         self
     }
 
+    /// Appends all values of another body.
+    ///
+    /// # Panics
+    ///
+    /// If it is in another byte order, or its bytes are not what its signature says.
+    #[must_use]
+    pub fn append(mut self, other: &Body) -> Self {
+        assert!(
+            self.endian == other.endian,
+            "both bodies are in the same byte order"
+        );
+        Relocation {
+            from: &other.bytes,
+            from_offset: 0,
+            at: 0,
+            endian: self.endian,
+            to: &mut self.bytes,
+        }
+        .values(other.signature.as_bytes());
+        self.signature.push_str(&other.signature);
+        self
+    }
+
     /// Appends this body's one value to `out` as the value of a variant.
     pub(crate) fn append_as_variant(&self, out: &mut Vec<u8>) {
         let mut variant = Body {
@@ -1045,15 +1073,7 @@ impl Body {
             ..Body::with_endian(self.endian)
         };
         variant.signature_text(&self.signature);
-        Relocation {
-            from: &self.bytes,
-            from_offset: 0,
-            at: 0,
-            endian: self.endian,
-            to: &mut variant.bytes,
-        }
-        .values(self.signature.as_bytes());
-        *out = variant.bytes;
+        *out = variant.append(self).bytes;
     }
 
     /// Appends an `ARRAY`; `write` writes any number of elements of the type `element`.

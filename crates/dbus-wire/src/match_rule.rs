@@ -11,6 +11,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::body::{align, skip_unchecked};
+use crate::error_names;
 use crate::frame::{Endian, MessageType};
 use crate::header::Header;
 use crate::names::{
@@ -53,6 +54,17 @@ pub enum MatchRuleError {
     /// An argument's number that is missing or too large.
     #[error("the match rule has the key '{0}', and arguments are arg0 to arg63")]
     ArgNumber(String),
+}
+
+impl MatchRuleError {
+    /// The name of the error with which dbus-daemon answers.
+    #[must_use]
+    pub fn error_name(&self) -> &'static str {
+        match self {
+            MatchRuleError::TooLong(_) => error_names::LIMITS_EXCEEDED,
+            _ => error_names::MATCH_RULE_INVALID,
+        }
+    }
 }
 
 /// Which object paths a rule matches.
@@ -102,8 +114,8 @@ impl MatchRule {
     ///
     /// # Errors
     ///
-    /// If it is too long, malformed, or has keys or values that no rule has. dbus-daemon's answer to
-    /// all of them is `org.freedesktop.DBus.Error.MatchRuleInvalid`.
+    /// If it is too long, malformed, or has keys or values that no rule has. What a bus answers then is
+    /// [`MatchRuleError::error_name`].
     pub fn parse(text: &str) -> Result<Self, MatchRuleError> {
         if text.len() > MAX_RULE_LEN {
             return Err(MatchRuleError::TooLong(text.len()));
