@@ -1261,3 +1261,179 @@ impl Relocation<'_, '_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(signature: &str, bytes: &[u8]) -> Result<(), BodyError> {
+        check_body(Endian::Little, signature, bytes, 0)
+    }
+
+    #[test]
+    fn faults_are_found_where_they_are() {
+        use BodyError::*;
+        assert_eq!(check("b", &[2, 0, 0, 0]), Err(Boolean { at: 0 }));
+        assert_eq!(
+            check("yb", &[1, 0, 0, 0, 2, 0, 0, 0]),
+            Err(Boolean { at: 4 })
+        );
+        assert_eq!(
+            check("yu", &[1, 0, 9, 0, 1, 0, 0, 0]),
+            Err(Padding { at: 1 })
+        );
+        assert_eq!(check("u", &[1, 0, 0]), Err(Truncated { at: 0 }));
+        assert_eq!(
+            check("s", &[1, 0, 0, 0, b'a', 1]),
+            Err(MissingNul { at: 4 })
+        );
+        assert_eq!(check("s", &[1, 0, 0, 0, 0xff, 0]), Err(Utf8 { at: 4 }));
+        assert_eq!(check("s", &[2, 0, 0, 0, b'a', 0, 0]), Err(Utf8 { at: 4 }));
+        assert_eq!(check("s", &[0xff; 8]), Err(Truncated { at: 4 }));
+        assert_eq!(
+            check("o", &[1, 0, 0, 0, b'a', 0]),
+            Err(ObjectPath { at: 4 })
+        );
+        assert_eq!(
+            check("g", &[1, b'a', 0]),
+            Err(SignatureValue {
+                at: 1,
+                error: SignatureError::MissingElement
+            })
+        );
+        assert_eq!(
+            check("v", &[2, b'y', b'y', 0, 1, 1]),
+            Err(SignatureValue {
+                at: 1,
+                error: SignatureError::NotSingle
+            })
+        );
+        assert_eq!(
+            check("au", &[5, 0, 0, 0, 1, 0, 0, 0, 1]),
+            Err(ArrayLength { at: 4 })
+        );
+        assert_eq!(
+            check("a(y)", &[9, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1]),
+            Ok(())
+        );
+        assert_eq!(
+            check("ah", &[4, 0, 0, 0, 7, 0, 0, 0]),
+            Err(UnixFd { at: 4, index: 7 })
+        );
+        assert_eq!(check("y", &[1, 0]), Err(TrailingBytes { at: 1 }));
+        assert_eq!(check("", &[1]), Err(TrailingBytes { at: 0 }));
+        assert_eq!(check("", &[]), Ok(()));
+        assert_eq!(
+            check("a", &[]),
+            Err(Signature(SignatureError::MissingElement))
+        );
+    }
+
+    #[test]
+    fn a_string_that_ends_behind_its_array_is_refused() {
+        let body = Body::new().strs(["abc"]);
+        let mut bytes = body.bytes;
+        bytes[0] -= 1;
+        assert_eq!(check("as", &bytes), Err(BodyError::ArrayLength { at: 4 }));
+    }
+
+    #[test]
+    fn variants_nest_64_deep() {
+        let mut body = Body::new().byte(1);
+        for _ in 0..64 {
+            body = Body::new().variant(|v| v.append(&body));
+        }
+        assert_eq!(check("v", &body.bytes), Ok(()));
+        let mut reader = body.reader();
+        for _ in 0..64 {
+            reader = reader.variant().unwrap();
+        }
+        assert_eq!(reader.byte(), Ok(1));
+        body = Body::new().variant(|v| v.append(&body));
+        assert!(matches!(
+            check("v", &body.bytes),
+            Err(BodyError::TooDeep { .. })
+        ));
+        assert!(matches!(
+            body.reader().variant(),
+            Err(BodyError::TooDeep { .. })
+        ));
+    }
+
+    #[test]
+    fn a_reading_that_fails_leaves_the_reader_where_it_was() {
+        let body = Body::new().u32(2).str("x");
+        let mut reader = body.reader();
+        assert_eq!(
+            reader.str(),
+            Err(BodyError::Type {
+                expected: 's',
+                found: Some('u')
+            })
+        );
+        assert_eq!(reader.u32(), Ok(2));
+        assert_eq!(reader.str(), Ok("x"));
+        assert_eq!(
+            reader.byte(),
+            Err(BodyError::Type {
+                expected: 'y',
+                found: None
+            })
+        );
+        let mut reader = Reader::new(Endian::Little, "b", &[2, 0, 0, 0]);
+        assert_eq!(reader.boolean(), Err(BodyError::Boolean { at: 0 }));
+        assert_eq!((reader.signature_left(), reader.position()), ("b", 0));
+    }
+
+    #[test]
+    fn what_a_closure_leaves_is_skipped() {
+        let body = Body::new()
+            .array("(us)", |a| {
+                a.struct_(|s| s.u32(1).str("a"))
+                    .struct_(|s| s.u32(2).str("b"))
+            })
+            .struct_(|s| s.str("c").variant(|v| v.u64(9)))
+            .byte(7);
+        let mut reader = body.reader();
+        let mut numbers = Vec::new();
+        reader
+            .array(|element| element.struct_(|s| s.u32().map(|n| numbers.push(n))))
+            .unwrap();
+        assert_eq!(numbers, [1, 2]);
+        assert_eq!(reader.struct_(|s| s.str()), Ok("c"));
+        assert_eq!(reader.byte(), Ok(7));
+        assert!(reader.is_done());
+    }
+
+    #[test]
+    fn a_value_behind_a_long_signature_is_where_it_should_be() {
+        // The value of the variant begins at an offset that its signature's length decides.
+        for endian in [Endian::Little, Endian::Big] {
+            let body = Body::with_endian(endian).variant(|v| {
+                v.dict_sv(|d| {
+                    d.entry("k", |v| v.array("t", |a| a.u64(1).u64(2)))
+                        .entry("l", |v| v.struct_(|s| s.byte(1).strs(["x"])));
+                })
+            });
+            assert_eq!(check_body(endian, "v", &body.bytes, 0), Ok(()));
+            let mut value = body.reader().variant().unwrap();
+            let mut keys = Vec::new();
+            value
+                .array(|entry| entry.struct_(|e| e.str().map(|key| keys.push(key))))
+                .unwrap();
+            assert_eq!(keys, ["k", "l"]);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "one complete type")]
+    fn a_variant_of_two_values_is_a_mistake() {
+        let _ = Body::new().variant(|v| v.byte(1).byte(2));
+    }
+
+    #[test]
+    #[should_panic(expected = "an array of 's'")]
+    fn an_array_of_mixed_types_is_a_mistake() {
+        let _ = Body::new().array("s", |a| a.str("x").u32(1));
+    }
+}

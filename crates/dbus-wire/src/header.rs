@@ -556,4 +556,132 @@ mod tests {
         header.rewrite(&Edit::default(), &mut out);
         assert_eq!(out, header.raw());
     }
+
+    fn with(fields: &[(u8, Body)]) -> Result<(), HeaderError> {
+        let mut builder = Builder::method_call("/", "M");
+        for (code, value) in fields {
+            builder = builder.field(*code, value.clone());
+        }
+        Header::parse(header_of(&builder.build())).and_then(|header| header.check())
+    }
+
+    #[test]
+    fn unknown_fields_are_no_error_if_their_values_are_valid() {
+        let value = Body::new().dict_sv(|d| {
+            d.entry("k", |v| v.boolean(true));
+        });
+        assert_eq!(with(&[(10, value.clone()), (255, value.clone())]), Ok(()));
+        // An unknown field may come twice: only who knows it can say what that means.
+        assert_eq!(with(&[(10, value.clone()), (10, value)]), Ok(()));
+        let bad = Body::from_parts(Endian::Little, "b", vec![2, 0, 0, 0]);
+        assert!(matches!(
+            with(&[(10, bad)]),
+            Err(HeaderError::Value(BodyError::Boolean { .. }))
+        ));
+    }
+
+    #[test]
+    fn known_fields_come_once_and_with_their_type() {
+        let text = || Body::new().str("a.b");
+        assert_eq!(with(&[(0, text())]), Err(HeaderError::InvalidField));
+        assert_eq!(
+            with(&[(field::DESTINATION, text()), (field::DESTINATION, text())]),
+            Err(HeaderError::FieldTwice(field::DESTINATION))
+        );
+        for code in 4..=9 {
+            let byte = Body::new().byte(1);
+            assert_eq!(with(&[(code, byte)]), Err(HeaderError::FieldType(code)));
+        }
+    }
+
+    #[test]
+    fn names_are_checked_by_check_and_not_by_parse() {
+        let message = Builder::method_call("no/path", "no member").build();
+        let header = Header::parse(header_of(&message)).unwrap();
+        assert_eq!(header.path, Some("no/path"));
+        assert_eq!(header.check(), Err(HeaderError::InvalidName(field::PATH)));
+    }
+
+    #[test]
+    fn text_is_utf8_without_nul() {
+        for bad in ["a\0b", "\0"] {
+            let result = with(&[(field::DESTINATION, Body::new().str(bad))]);
+            assert!(matches!(
+                result,
+                Err(HeaderError::Value(BodyError::Utf8 { .. }))
+            ));
+        }
+        let mut message = Builder::method_call("/", "Mxyz").build();
+        let at = message.windows(4).position(|four| four == b"Mxyz").unwrap();
+        message[at + 1] = 0xff;
+        assert!(matches!(
+            Header::parse(header_of(&message)),
+            Err(HeaderError::Value(BodyError::Utf8 { .. }))
+        ));
+    }
+
+    #[test]
+    fn padding_is_zero_and_the_array_does_not_end_with_it() {
+        let message = Builder::method_call("/", "Mx").build();
+        let header = header_of(&message);
+        assert_eq!(header.len() % 8, 0);
+        let last = header.len() - 1;
+        let mut dirty = header.to_vec();
+        dirty[last] = 1;
+        assert!(matches!(
+            Header::parse(&dirty),
+            Err(HeaderError::Value(BodyError::Padding { .. }))
+        ));
+        let mut padded = header.to_vec();
+        padded[12] = (header.len() - FIXED_LEN) as u8;
+        assert!(matches!(
+            Header::parse(&padded),
+            Err(HeaderError::Value(BodyError::Truncated { .. }))
+        ));
+    }
+
+    #[test]
+    fn a_header_is_given_whole() {
+        let message = call(Endian::Little);
+        let header = header_of(&message);
+        for len in 0..header.len() {
+            assert!(matches!(
+                Header::parse(&header[..len]),
+                Err(HeaderError::Length { .. })
+            ));
+        }
+        assert!(matches!(
+            Header::parse(&message),
+            Err(HeaderError::Length { .. })
+        ));
+    }
+
+    #[test]
+    fn each_type_of_message_has_its_fields() {
+        let check = |builder: Builder<'_>| {
+            let bytes = builder.build();
+            Header::parse(header_of(&bytes)).unwrap().check()
+        };
+        use MessageType::{Error, MethodCall, MethodReturn, Signal, Unknown};
+        let missing = |code: u8| Err(HeaderError::FieldMissing(code));
+        assert_eq!(check(Builder::new(MethodCall).member("M")), missing(1));
+        assert_eq!(check(Builder::new(MethodCall).path("/")), missing(3));
+        assert_eq!(
+            check(Builder::new(Signal).path("/").member("M")),
+            missing(2)
+        );
+        assert_eq!(check(Builder::new(MethodReturn)), missing(5));
+        assert_eq!(check(Builder::new(Error).reply_serial(1)), missing(4));
+        assert_eq!(
+            check(Builder::error("a.b", 0, "")),
+            Err(HeaderError::ZeroReplySerial)
+        );
+        assert_eq!(check(Builder::new(Unknown(9))), Ok(()));
+        assert_eq!(
+            check(Builder::method_call(LOCAL_PATH, "M")),
+            Err(HeaderError::Local)
+        );
+        let local = Builder::method_call("/", "M").interface(LOCAL_INTERFACE);
+        assert_eq!(check(local), Err(HeaderError::Local));
+    }
 }

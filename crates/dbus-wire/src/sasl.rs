@@ -582,6 +582,177 @@ mod tests {
     }
 
     #[test]
+    fn begin_before_ok_ends_the_connection() {
+        for early in [
+            &b"\0BEGIN\r\n"[..],
+            b"\0AUTH EXTERNAL\r\nBEGIN\r\n",
+            b"\0AUTH EXTERNAL 30\r\nBEGIN\r\n",
+            b"\0AUTH EXTERNAL 31303030\r\nCANCEL\r\nBEGIN\r\n",
+        ] {
+            assert_eq!(talk(config(), early).1, Err(SaslError::EarlyBegin));
+        }
+    }
+
+    #[test]
+    fn a_rejected_client_may_try_again_five_times() {
+        let mut server = Server::new(config());
+        let mut out = Vec::new();
+        server.feed(b"\0", &mut out).unwrap();
+        for _ in 0..5 {
+            server.feed(b"AUTH EXTERNAL 30\r\n", &mut out).unwrap();
+        }
+        let mut lucky = server.clone();
+        let end = b"AUTH EXTERNAL 31303030\r\nBEGIN\r\n";
+        assert!(lucky.feed(end, &mut Vec::new()).unwrap().done.is_some());
+
+        out.clear();
+        assert_eq!(
+            server.feed(b"AUTH EXTERNAL 30\r\n", &mut out),
+            Err(SaslError::TooManyRejections)
+        );
+        assert_eq!(out, b"REJECTED EXTERNAL\r\n");
+    }
+
+    #[test]
+    fn a_line_is_at_most_16_kib() {
+        let mut server = Server::new(config());
+        let mut out = Vec::new();
+        let line = [b"\0", &[b'x'; MAX_LINE_LEN - 2][..], b"\r\n"].concat();
+        assert!(server.feed(&line, &mut out).is_ok());
+        let line = [&[b'x'; MAX_LINE_LEN - 1][..], b"\r\n"].concat();
+        let whole = server.clone().feed(&line, &mut out);
+        assert_eq!(whole, Err(SaslError::LineTooLong));
+        // It is refused before it ends, and what is kept of it stays small.
+        let mut fed = 0;
+        let result = loop {
+            match server.feed(b"xxxxxxxx", &mut out) {
+                Ok(_) => fed += 8,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((result, fed), (SaslError::LineTooLong, MAX_LINE_LEN));
+    }
+
+    #[test]
+    fn nonsense_is_answered_only_so_often() {
+        let mut server = Server::new(config());
+        let mut out = Vec::new();
+        let nonsense = [&b"\0"[..], &b"\r\n".repeat(100_000)].concat();
+        assert_eq!(
+            server.feed(&nonsense, &mut out),
+            Err(SaslError::TooManyCommands)
+        );
+        assert!(out.len() < 8192);
+    }
+
+    #[test]
+    fn commands_out_of_place_are_errors_and_change_nothing() {
+        let input = b"\0DATA\r\nCANCEL\r\nNEGOTIATE_UNIX_FD\r\nFOO\r\n\xff\r\nAUTH EXTERNAL 3z\r\nAUTH EXTERNAL 31303030\r\nAUTH\r\nDATA\r\nBEGIN\r\n";
+        let (out, result) = talk(config(), input);
+        let commands: Vec<&str> = out.lines().map(|line| split_command(line).0).collect();
+        assert_eq!(
+            commands,
+            [
+                "ERROR", "ERROR", "ERROR", "ERROR", "ERROR", "ERROR", "OK", "ERROR", "ERROR"
+            ]
+        );
+        assert!(result.unwrap().done.is_some());
+    }
+
+    #[test]
+    fn auth_without_a_mechanism_or_with_an_unknown_one_lists_the_mechanisms() {
+        for auth in [
+            &b"\0AUTH\r\n"[..],
+            b"\0AUTH KERBEROS_V4 00\r\n",
+            b"\0AUTH ANONYMOUS\r\n",
+        ] {
+            assert_eq!(answers(auth), "REJECTED EXTERNAL\r\n");
+        }
+    }
+
+    #[test]
+    fn anonymous_is_for_those_who_configured_it() {
+        let mut anonymous = config();
+        anonymous.allow_anonymous = true;
+        for auth in [
+            &b"\0AUTH ANONYMOUS\r\nBEGIN\r\n"[..],
+            b"\0AUTH ANONYMOUS 6869\r\nBEGIN\r\n",
+        ] {
+            let done = talk(anonymous, auth).1.unwrap().done.unwrap();
+            assert!(done.anonymous && !done.unix_fds);
+        }
+        assert_eq!(
+            talk(anonymous, b"\0AUTH\r\n").0,
+            "REJECTED EXTERNAL ANONYMOUS\r\n"
+        );
+    }
+
+    #[test]
+    fn descriptors_are_agreed_on_only_where_they_can_pass() {
+        let mut without = config();
+        without.allow_fds = false;
+        let input = b"\0AUTH EXTERNAL 31303030\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n";
+        let (out, result) = talk(without, input);
+        assert!(out.contains("ERROR") && !out.contains("AGREE"));
+        assert!(!result.unwrap().done.unwrap().unix_fds);
+        // An agreement does not outlive a cancelled authentication.
+        let input = b"\0AUTH EXTERNAL 31303030\r\nNEGOTIATE_UNIX_FD\r\nCANCEL\r\nAUTH EXTERNAL 31303030\r\nBEGIN\r\n";
+        assert!(!talk(config(), input).1.unwrap().done.unwrap().unix_fds);
+    }
+
+    #[test]
+    fn an_identity_is_a_decimal_number() {
+        // "+1000", "1000 ", "root", 2^32 + 1000, and bytes that are no text.
+        for hex in [
+            "2b31303030",
+            "3130303020",
+            "726f6f74",
+            "34323934393638323936",
+            "ff",
+        ] {
+            let input = format!("\0AUTH EXTERNAL {hex}\r\n");
+            assert_eq!(answers(input.as_bytes()), "REJECTED EXTERNAL\r\n", "{hex}");
+        }
+    }
+
+    #[test]
+    fn a_rejected_client_is_told_what_the_server_offers() {
+        for uid in [Some(1000), None] {
+            let mut client = Client::new(ClientConfig {
+                uid,
+                want_fds: true,
+            });
+            let answer = b"REJECTED EXTERNAL DBUS_COOKIE_SHA1\r\nERROR\r\n";
+            let error = client.feed(answer).unwrap_err();
+            assert!(error.to_string().contains("EXTERNAL DBUS_COOKIE_SHA1"));
+            assert_eq!(
+                error,
+                SaslError::Rejected {
+                    uid,
+                    mechanisms: "EXTERNAL DBUS_COOKIE_SHA1".into()
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn a_client_refuses_answers_that_fit_nothing() {
+        for answer in [
+            &b"HELLO\r\n"[..],
+            b"AGREE_UNIX_FD\r\n",
+            b"DATA\r\n",
+            b"OK xyz\r\n",
+            b"\xff\r\n",
+        ] {
+            let mut client = Client::new(ClientConfig {
+                uid: Some(0),
+                want_fds: true,
+            });
+            assert!(matches!(client.feed(answer), Err(SaslError::Unexpected(_))));
+        }
+    }
+
+    #[test]
     fn client_and_server_understand_each_other() {
         for uid in [Some(1000), None] {
             for want_fds in [true, false] {
