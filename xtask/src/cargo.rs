@@ -29,6 +29,25 @@ pub fn target_dir() -> PathBuf {
     }
 }
 
+/// A build with these arguments, in the profile of this task.
+pub fn build(arguments: &[&str]) -> Command {
+    let mut command = command();
+    command
+        .arg("build")
+        .args(arguments)
+        .env("CARGO_TERM_COLOR", "never");
+    command
+}
+
+/// The path of a program that was built beside this task.
+///
+/// # Errors
+/// This task does not know where it is itself.
+pub fn built(program: &str) -> Result<PathBuf, Failure> {
+    let ours = std::env::current_exe().map_err(Failure::doing("finding this program's path"))?;
+    Ok(ours.with_file_name(program))
+}
+
 /// Builds the multiplexer in the profile of this task, unless `KAPSULE_DBUS_MUX` names one, and gives back
 /// its path. Cargo's own messages go to the terminal.
 ///
@@ -36,8 +55,7 @@ pub fn target_dir() -> PathBuf {
 /// It does not build.
 pub fn build_mux() -> Result<PathBuf, Failure> {
     if std::env::var_os("KAPSULE_DBUS_MUX").is_none() {
-        let status = command()
-            .args(["build", "--quiet", "--package", "kapsule-dbus-mux"])
+        let status = build(&["--quiet", "--package", "kapsule-dbus-mux"])
             .status()
             .map_err(Failure::doing("running cargo build"))?;
         if !status.success() {

@@ -2,8 +2,10 @@
 
 mod cargo;
 mod check;
+mod demo;
 mod packages;
 mod reference;
+mod simulate;
 mod steps;
 mod suite;
 mod tally;
@@ -25,7 +27,9 @@ struct Arguments {
 enum Task {
     Test(suite::Arguments),
     Check(check::Arguments),
+    Demo(demo::Arguments),
     Reference(reference::Arguments),
+    Simulate(simulate::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -33,7 +37,9 @@ fn main() -> ExitCode {
     let outcome: Result<ExitCode, Failure> = match arguments.task {
         Task::Test(arguments) => suite::run(&arguments),
         Task::Check(arguments) => check::run(&arguments),
+        Task::Demo(arguments) => demo::run(&arguments),
         Task::Reference(arguments) => reference::run(&arguments),
+        Task::Simulate(arguments) => simulate::run(&arguments),
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("{failure}");

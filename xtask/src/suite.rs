@@ -39,6 +39,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         workspace(arguments.filter.as_deref(), &mut tally)?;
         if arguments.filter.is_none() {
             documentation(&mut tally)?;
+            demo(&mut tally)?;
         }
         if arguments
             .filter
@@ -145,6 +146,30 @@ fn counted(
         eprintln!("  (its log: {})", finished.log_file.display());
     }
     tally.add(counted);
+    Ok(())
+}
+
+/// The demo says itself whether every call was answered where it should be.
+fn demo(tally: &mut Tally) -> Result<(), Failure> {
+    if tools::DBUS_DAEMON.find().is_none() {
+        tally.skip(format!("demo: {}", tools::DBUS_DAEMON.missing()));
+        return Ok(());
+    }
+    for (name, arguments) in [
+        ("demo", &["xtask", "demo"][..]),
+        (
+            "demo with a remote container bus",
+            &["xtask", "demo", "--remote"],
+        ),
+    ] {
+        // Nobody is there to be asked, so it installs nothing more.
+        let finished = steps::run(name, cargo_command(arguments), steps::last_line)?;
+        if finished.status.success() {
+            tally.pass();
+        } else {
+            tally.fail(&format!("{name}:\n{}", finished.log));
+        }
+    }
     Ok(())
 }
 
