@@ -3,6 +3,9 @@
 mod cargo;
 mod check;
 mod demo;
+#[cfg(feature = "dist")]
+mod dist;
+mod dist_arguments;
 mod packages;
 mod reference;
 mod simulate;
@@ -28,6 +31,7 @@ enum Task {
     Test(suite::Arguments),
     Check(check::Arguments),
     Demo(demo::Arguments),
+    Dist(dist_arguments::Arguments),
     Reference(reference::Arguments),
     Simulate(simulate::Arguments),
 }
@@ -38,6 +42,10 @@ fn main() -> ExitCode {
         Task::Test(arguments) => suite::run(&arguments),
         Task::Check(arguments) => check::run(&arguments),
         Task::Demo(arguments) => demo::run(&arguments),
+        #[cfg(feature = "dist")]
+        Task::Dist(arguments) => dist::run(&arguments),
+        #[cfg(not(feature = "dist"))]
+        Task::Dist(_) => dist_arguments::run_with_programs(),
         Task::Reference(arguments) => reference::run(&arguments),
         Task::Simulate(arguments) => simulate::run(&arguments),
     };

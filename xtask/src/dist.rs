@@ -1,0 +1,253 @@
+//! `cargo xtask dist`: what a package holds.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+use std::process::ExitCode;
+
+use clap_complete::Shell;
+use testbed::Failure;
+
+use crate::dist_arguments::Arguments;
+use crate::{cargo, steps};
+
+/// A program that people install: its name, its command line, its units.
+struct Program {
+    name: &'static str,
+    command: fn() -> clap::Command,
+    user_units: &'static [(&'static str, &'static str)],
+}
+
+const PROGRAMS: [Program; 1] = [Program {
+    name: "kapsule-dbus-mux",
+    command: kapsule_dbus_mux::cli::command,
+    user_units: &[
+        (
+            "kapsule-dbus-mux@.service",
+            include_str!("../../crates/kapsule-dbus-mux/systemd/kapsule-dbus-mux@.service"),
+        ),
+        (
+            "kapsule-dbus-mux@.socket",
+            include_str!("../../crates/kapsule-dbus-mux/systemd/kapsule-dbus-mux@.socket"),
+        ),
+    ],
+}];
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    if !arguments.prefix.is_absolute() {
+        return Err(Failure::new(format!(
+            "--prefix is where the programs will run, so it begins with a slash: {}",
+            arguments.prefix.display()
+        )));
+    }
+    let mut build = cargo::build(&["--release"]);
+    for program in &PROGRAMS {
+        build.args(["--package", program.name]);
+    }
+    let built = steps::run("build the programs for release", build, steps::last_line)?;
+    if !built.status.success() {
+        built.show_tail();
+        return Err(Failure::new("the programs do not build (see above)"));
+    }
+
+    let dist = cargo::root().join("dist");
+    if dist.exists() {
+        fs::remove_dir_all(&dist)
+            .map_err(Failure::doing(format_args!("removing {}", dist.display())))?;
+    }
+    let mut tree = Tree::new(dist);
+    fill(&mut tree, &arguments.prefix)?;
+    println!("{}", tree.root.display());
+    for file in &tree.files {
+        println!("  {}", file.display());
+    }
+
+    if arguments.install {
+        let target = match &arguments.destdir {
+            Some(destdir) => below(destdir, &arguments.prefix),
+            None => arguments.prefix.clone(),
+        };
+        for file in &tree.files {
+            copy(&tree.root.join(file), &target.join(file))?;
+        }
+        println!("installed in {}", target.display());
+        if arguments.destdir.is_none() {
+            println!("Units are seen after: systemctl --user daemon-reload");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The files of a package, by their paths below the prefix.
+struct Tree {
+    root: PathBuf,
+    files: Vec<PathBuf>,
+}
+
+impl Tree {
+    fn new(root: PathBuf) -> Tree {
+        Tree {
+            root,
+            files: Vec::new(),
+        }
+    }
+
+    fn write(
+        &mut self,
+        file: impl Into<PathBuf>,
+        contents: impl AsRef<[u8]>,
+    ) -> Result<(), Failure> {
+        let file = file.into();
+        let path = self.root.join(&file);
+        make_parent(&path)?;
+        fs::write(&path, contents)
+            .map_err(Failure::doing(format_args!("writing {}", path.display())))?;
+        self.files.push(file);
+        Ok(())
+    }
+
+    fn copy(&mut self, from: &Path, file: impl Into<PathBuf>) -> Result<(), Failure> {
+        let file = file.into();
+        copy(from, &self.root.join(&file))?;
+        self.files.push(file);
+        Ok(())
+    }
+}
+
+fn fill(tree: &mut Tree, prefix: &Path) -> Result<(), Failure> {
+    let release = cargo::target_dir().join("release");
+    for program in &PROGRAMS {
+        let name = program.name;
+        tree.copy(&release.join(name), format!("bin/{name}"))?;
+        man_pages(tree, &(program.command)())?;
+        for (shell, file) in [
+            (
+                Shell::Bash,
+                format!("share/bash-completion/completions/{name}"),
+            ),
+            (Shell::Zsh, format!("share/zsh/site-functions/_{name}")),
+            (
+                Shell::Fish,
+                format!("share/fish/vendor_completions.d/{name}.fish"),
+            ),
+        ] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut (program.command)(), name, &mut script);
+            tree.write(file, script)?;
+        }
+        for (unit, text) in program.user_units {
+            let bindir = prefix.join("bin").display().to_string();
+            tree.write(
+                format!("{}/{unit}", user_units(prefix)),
+                text.replace("@bindir@", &bindir),
+            )?;
+        }
+        for document in ["README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT"] {
+            let path = cargo::root().join(document);
+            if path.is_file() {
+                tree.copy(&path, format!("share/doc/{name}/{document}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where systemd looks for the units of users: in a home it knows only where data is.
+fn user_units(prefix: &Path) -> &'static str {
+    match std::env::var_os("HOME") {
+        Some(home) if prefix.starts_with(&home) => "share/systemd/user",
+        _ => "lib/systemd/user",
+    }
+}
+
+/// A page for the command and one for each of its subcommands: `NAME-SUBCOMMAND(1)`.
+fn man_pages(tree: &mut Tree, command: &clap::Command) -> Result<(), Failure> {
+    let mut command = command.clone().disable_help_subcommand(true);
+    command.build();
+    let mut pages = vec![command];
+    while let Some(command) = pages.pop() {
+        let name = command
+            .get_display_name()
+            .unwrap_or_else(|| command.get_name())
+            .to_owned();
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command.clone())
+            .title(name.to_uppercase())
+            .render(&mut page)
+            .map_err(Failure::doing(format_args!(
+                "writing the man page of {name}"
+            )))?;
+        tree.write(format!("share/man/man1/{name}.1"), page)?;
+        pages.extend(
+            command
+                .get_subcommands()
+                .filter(|subcommand| !subcommand.is_hide_set())
+                .cloned(),
+        );
+    }
+    Ok(())
+}
+
+/// `prefix` as a packager's staging directory has it: below `destdir`.
+fn below(destdir: &Path, prefix: &Path) -> PathBuf {
+    let inside: PathBuf = prefix
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_)))
+        .collect();
+    destdir.join(inside)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
+    make_parent(to)?;
+    let doing = format!("copying {} to {}", from.display(), to.display());
+    // A program that runs cannot be written over, and can be replaced.
+    let _ = fs::remove_file(to);
+    fs::copy(from, to).map_err(Failure::doing(&doing))?;
+    // Whatever the umask was when the file was made: what is installed is for everybody.
+    let executable = fs::metadata(to)
+        .map_err(Failure::doing(&doing))?
+        .permissions()
+        .mode()
+        & 0o100
+        != 0;
+    let mode = if executable { 0o755 } else { 0o644 };
+    fs::set_permissions(to, fs::Permissions::from_mode(mode)).map_err(Failure::doing(&doing))
+}
+
+fn make_parent(path: &Path) -> Result<(), Failure> {
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
+    fs::create_dir_all(parent).map_err(Failure::doing(format_args!("making {}", parent.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_staging_directory_holds_the_prefix() {
+        let staged = below(Path::new("/tmp/stage"), Path::new("/usr"));
+        assert_eq!(staged, Path::new("/tmp/stage/usr"));
+    }
+
+    #[test]
+    fn the_tree_holds_pages_completions_and_units_that_name_the_prefix() {
+        let dir = testbed::TestDir::new();
+        let mut tree = Tree::new(dir.join("dist"));
+        let command = (PROGRAMS[0].command)();
+        man_pages(&mut tree, &command).expect("pages are written");
+        let page = tree.root.join("share/man/man1/kapsule-dbus-mux.1");
+        assert!(
+            fs::read_to_string(page)
+                .expect("a page")
+                .contains("container")
+        );
+        for file in ["kapsule-dbus-mux-run.1", "kapsule-dbus-mux-status.1"] {
+            assert!(
+                tree.files.contains(&Path::new("share/man/man1").join(file)),
+                "{file}"
+            );
+        }
+    }
+}
