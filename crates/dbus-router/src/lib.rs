@@ -1,1 +1,28 @@
-//! Routes the messages of D-Bus clients between two buses.
+//! Routes the messages of D-Bus clients between two buses, so that a client sees one.
+//!
+//! [`Router`] is a router with sockets: give it a [`Config`], and run it. [`Hub`] is the whole protocol as a
+//! state machine without I/O, for those who drive it by other means; [`Policy`] says what of the host may be
+//! reached.
+#![deny(unsafe_code)]
+
+mod engine;
+mod hub;
+mod limits;
+mod local_bus;
+mod outbox;
+mod policy;
+mod port;
+mod session;
+mod view;
+
+pub use engine::{Config, Handle, Listen, ListenError, Router, RouterError};
+pub use hub::{
+    ClientStatus, Counters, Fault, Frame, Hub, HubConfig, LaunchEnd, NamePlace, NameStatus, Status,
+    TooManyClients, Verdict,
+};
+pub use limits::Limits;
+pub use local_bus::{ActivationId, Launch, Service, ServiceSet};
+pub use outbox::{Ending, Fds, Load, Outbox, Outgoing, Payload, Timer};
+pub use policy::{Access, NamePattern, NamePatternError, Policy};
+pub use port::{Bus, Port, SessionId};
+pub use session::Credentials;

@@ -1,2 +1,7 @@
 //! One session bus for a container.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kapsule_dbus_mux::main()
+}

@@ -1,0 +1,69 @@
+//! Who has connected.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::kernel;
+use crate::session::Credentials;
+
+/// The credentials of the process at the other end; none where the kernel does not know it.
+pub(super) fn credentials(socket: &OwnedFd) -> Option<Credentials> {
+    let (pid, uid, primary) = kernel::peer_credentials(socket.as_fd()).ok()?;
+    let mut groups = kernel::peer_groups(socket.as_fd());
+    if !groups.contains(&primary) {
+        groups.push(primary);
+    }
+    groups.sort_unstable();
+    Some(Credentials {
+        uid,
+        pid: (pid > 0).then_some(pid),
+        groups,
+        process_fd: kernel::peer_pidfd(socket.as_fd()).map(Arc::new),
+        security_label: kernel::peer_label(socket.as_fd()),
+    })
+}
+
+/// The uid that a process in another user namespace has there, for what is `uid` here.
+pub(super) fn uid_inside(credentials: &Credentials) -> Option<u32> {
+    let pid = credentials.pid?;
+    let theirs = std::fs::read_link(format!("/proc/{pid}/ns/user")).ok()?;
+    if std::fs::read_link("/proc/self/ns/user").ok()? == theirs {
+        return None;
+    }
+    let map = std::fs::read_to_string(format!("/proc/{pid}/uid_map")).ok()?;
+    inside(&map, credentials.uid)
+}
+
+/// Looks `outside` up in the text of a uid_map.
+fn inside(map: &str, outside: u32) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut numbers = line
+            .split_whitespace()
+            .map(|number| number.parse::<u32>().ok());
+        let (first_inside, first_outside, count) =
+            (numbers.next()??, numbers.next()??, numbers.next()??);
+        let place = outside.checked_sub(first_outside)?;
+        (place < count).then(|| first_inside.checked_add(place))?
+    })
+}
+
+/// Whether we ourselves are in a user namespace, where our uid may have no meaning for others.
+pub(super) fn is_mapped() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+        let words: Vec<&str> = map.split_whitespace().collect();
+        words != ["0", "0", "4294967295"]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uid_is_translated_by_the_line_that_holds_it() {
+        let map = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(inside(map, 1000), Some(0));
+        assert_eq!(inside(map, 100_004), Some(5));
+        assert_eq!(inside(map, 1001), None);
+    }
+}

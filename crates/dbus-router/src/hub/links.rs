@@ -1,0 +1,542 @@
+//! What the host sends on a client's own link, and how links begin and end.
+
+use dbus_wire::body::{Body, Reader};
+use dbus_wire::error_names;
+use dbus_wire::frame::MessageType;
+use dbus_wire::header::Header;
+use dbus_wire::names::UniqueName;
+
+use super::deliver::Origin;
+use super::{DRIVER, Frame, Hub, Verdict};
+use crate::outbox::{Ending, Outbox, Outgoing};
+use crate::port::{Bus, Port, SessionId};
+use crate::session::{DriverCall, Link, Phase, Purpose};
+
+impl Hub {
+    pub(super) fn route_from_link(
+        &mut self,
+        bus: Bus,
+        id: SessionId,
+        header: &Header<'_>,
+        out: &mut dyn Outbox,
+    ) -> Verdict {
+        match bus {
+            Bus::Host => self.route_from_host(id, header),
+            Bus::Container => self.route_from_container(id, header, out),
+        }
+    }
+
+    pub(super) fn take_from_link(
+        &mut self,
+        bus: Bus,
+        id: SessionId,
+        frame: &Frame<'_>,
+        out: &mut dyn Outbox,
+    ) {
+        match bus {
+            Bus::Host => self.take_from_host(id, frame, out),
+            Bus::Container => self.take_from_container(id, frame, out),
+        }
+    }
+
+    fn route_from_host(&mut self, id: SessionId, header: &Header<'_>) -> Verdict {
+        let Some(session) = self.session_mut(id) else {
+            return Verdict::Drop;
+        };
+        let Some(link) = &mut session.host else {
+            return Verdict::Drop;
+        };
+        if header.sender == Some(DRIVER) {
+            return Verdict::Take;
+        }
+        match (header.kind, header.reply_serial) {
+            (MessageType::MethodReturn | MessageType::Error, Some(serial)) => {
+                link.outstanding.remove(&serial);
+            }
+            (MessageType::Signal, _) if header.destination.is_none() => {
+                if let Some(sender) = header.sender.and_then(UniqueName::parse) {
+                    match self.judge_broadcast(sender) {
+                        Verdict::Pass(_) => {}
+                        verdict => return verdict,
+                    }
+                }
+            }
+            (MessageType::Unknown(_), _) => return Verdict::Drop,
+            _ => {}
+        }
+        if self.is_tapped() {
+            return Verdict::Take;
+        }
+        self.counters.from_host += 1;
+        Verdict::Pass(Port::Client(id))
+    }
+
+    /// What becomes of a broadcast of a host connection; `Pass` (to whom does not matter) is the usual.
+    fn judge_broadcast(&self, sender: UniqueName) -> Verdict {
+        // One of our own clients sent it, and it was delivered inside already.
+        if self.clients.contains_key(&sender) {
+            return Verdict::Drop;
+        }
+        if !self.host_peer_is_visible(sender) {
+            return Verdict::Drop;
+        }
+        let Some(host) = &self.host else {
+            return Verdict::Drop;
+        };
+        // A rule on a name that was taken inside matched on the host for the wrong owner.
+        if host
+            .view
+            .names_of(sender)
+            .any(|name| !self.host_name_is_visible(name))
+        {
+            return Verdict::Take;
+        }
+        Verdict::Pass(Port::Control(Bus::Host))
+    }
+
+    fn take_from_host(&mut self, id: SessionId, frame: &Frame<'_>, out: &mut dyn Outbox) {
+        let header = &frame.header;
+        if header.sender == Some(DRIVER) {
+            return self.take_from_host_driver(id, frame, out);
+        }
+        let origin = match header.sender.and_then(UniqueName::parse) {
+            Some(sender) => Origin::Outside(sender),
+            None => return,
+        };
+        if header.kind == MessageType::Signal && header.destination.is_none() {
+            let args = dbus_wire::match_rule::Args::new(header, frame.body.bytes());
+            let wanted = self.session(id).is_some_and(|session| {
+                session.rules.iter().any(|entry| {
+                    entry.rule.matches(header, &args)
+                        && self.rule_names_match(&entry.rule, origin, None, None)
+                })
+            });
+            if !wanted {
+                return;
+            }
+        }
+        self.tap_link(origin, header, header.raw(), frame, id, out);
+        self.counters.from_host += 1;
+        self.send_raw(Port::Client(id), frame, out);
+    }
+
+    fn take_from_host_driver(&mut self, id: SessionId, frame: &Frame<'_>, out: &mut dyn Outbox) {
+        let header = &frame.header;
+        match (header.kind, header.reply_serial) {
+            (MessageType::MethodReturn | MessageType::Error, Some(serial)) => {
+                let call = self
+                    .session_mut(id)
+                    .and_then(|session| session.host.as_mut())
+                    .and_then(|link| link.driver_reply(serial));
+                match call {
+                    Some(call) => self.host_driver_replied(id, call, frame, out),
+                    // The driver's error for a call to a service: there is no such service, or it went.
+                    None => {
+                        if let Some(link) = self
+                            .session_mut(id)
+                            .and_then(|session| session.host.as_mut())
+                        {
+                            link.outstanding.remove(&serial);
+                        }
+                        self.pass_from_host_driver(id, frame, out);
+                    }
+                }
+                self.flush_deferred(id, false, out);
+            }
+            (MessageType::Signal, _) => self.host_driver_signalled(id, frame, out),
+            _ => {}
+        }
+    }
+
+    fn pass_from_host_driver(&mut self, id: SessionId, frame: &Frame<'_>, out: &mut dyn Outbox) {
+        self.tap_link(
+            Origin::Driver,
+            &frame.header,
+            frame.header.raw(),
+            frame,
+            id,
+            out,
+        );
+        self.send_raw(Port::Client(id), frame, out);
+    }
+
+    fn host_driver_replied(
+        &mut self,
+        id: SessionId,
+        call: DriverCall,
+        frame: &Frame<'_>,
+        out: &mut dyn Outbox,
+    ) {
+        let header = &frame.header;
+        let failed = header.kind == MessageType::Error;
+        let mut reader = Reader::new(header.endian, header.signature, frame.body.bytes());
+        match call.purpose {
+            Purpose::Plain => self.pass_from_host_driver(id, frame, out),
+            Purpose::Hello => {
+                let name = if failed {
+                    None
+                } else {
+                    reader.str().ok().and_then(UniqueName::parse)
+                };
+                self.host_said_hello(id, name, frame, out);
+            }
+            Purpose::AddMatch(rule) => {
+                if failed {
+                    self.remove_rule(id, &rule);
+                }
+                self.pass_from_host_driver(id, frame, out);
+            }
+            Purpose::Names { activatable } => match reader.strs() {
+                Ok(names) if !failed => {
+                    let names = self.merged_names(names.into_iter(), activatable);
+                    let body = Body::new().strs(names.iter().map(|name| &**name));
+                    let name = self.display_name(id);
+                    let reply = self
+                        .to_client(
+                            dbus_wire::message::Builder::method_return(call.serial),
+                            &name,
+                        )
+                        .body(&body)
+                        .build();
+                    self.tap_own(&reply, Some(id), out);
+                    out.send(Port::Client(id), Outgoing::whole(&reply));
+                }
+                _ => self.pass_from_host_driver(id, frame, out),
+            },
+            Purpose::Barrier(barrier) => {
+                let owner = if failed {
+                    None
+                } else {
+                    reader.str().ok().and_then(UniqueName::parse)
+                };
+                self.owner_change_is_due(id, &barrier, owner, out);
+            }
+            Purpose::Half(joint) => self.half_answered(joint, Bus::Host, frame, out),
+            Purpose::Known(_) | Purpose::Ownership | Purpose::Ignored => {}
+        }
+    }
+
+    /// The names of both buses in one list: the host's that exist in the view, and the inside's.
+    pub(super) fn merged_names<'n>(
+        &self,
+        host: impl Iterator<Item = &'n str>,
+        activatable: bool,
+    ) -> Vec<String> {
+        let mut names: Vec<String> = host
+            .filter(|name| self.is_listed(name, activatable))
+            .map(str::to_owned)
+            .collect();
+        if self.remote.is_some() {
+            return names;
+        }
+        let known: std::collections::HashSet<String> = names.iter().cloned().collect();
+        let inside: Vec<String> = if activatable {
+            self.activation
+                .set
+                .services
+                .keys()
+                .map(|name| name.to_string())
+                .collect()
+        } else {
+            self.names
+                .iter()
+                .map(|(name, _)| name.to_string())
+                .collect()
+        };
+        names.extend(inside.into_iter().filter(|name| !known.contains(name)));
+        names
+    }
+
+    /// Whether a name of the host belongs into a list of names.
+    fn is_listed(&self, name: &str, activatable: bool) -> bool {
+        if name == DRIVER {
+            return true;
+        }
+        match UniqueName::parse(name) {
+            Some(unique) => self.clients.contains_key(&unique) || self.host_peer_is_visible(unique),
+            // What is taken inside is added from there; what can be started is both.
+            None => {
+                (activatable && self.inside_owner(name).is_some())
+                    || self.host_name_is_visible(name)
+            }
+        }
+    }
+
+    fn host_driver_signalled(&mut self, id: SessionId, frame: &Frame<'_>, out: &mut dyn Outbox) {
+        let header = &frame.header;
+        let mut reader = Reader::new(header.endian, header.signature, frame.body.bytes());
+        if header.member == Some("NameOwnerChanged")
+            && let Ok(name) = reader.str()
+            && !self.host_change_is_told(id, name)
+        {
+            return;
+        }
+        self.pass_from_host_driver(id, frame, out);
+    }
+
+    /// Whether a session hears of the host's change of a name's owner now.
+    fn host_change_is_told(&self, id: SessionId, name: &str) -> bool {
+        if name.starts_with(':') {
+            return true;
+        }
+        if self.activation.set.is_application(name)
+            || self.config.policy.host_name(name) == crate::policy::Access::Refused
+        {
+            return false;
+        }
+        let Some(session) = self.session(id) else {
+            return false;
+        };
+        // Until its barrier the change inside has not happened for this session.
+        if let Some(barrier) = session.pending_barrier(name) {
+            return barrier.old.is_none();
+        }
+        match session.told.iter().find(|(told, _)| **told == *name) {
+            Some((_, inside)) => !inside,
+            None => self.inside_owner(name).is_none(),
+        }
+    }
+
+    /// Forwards a call of a client's to the host's driver as it is.
+    pub(super) fn ask_host_driver(
+        &mut self,
+        id: SessionId,
+        frame: &Frame<'_>,
+        purpose: Purpose,
+        out: &mut dyn Outbox,
+    ) {
+        if self.note_driver_call(id, frame, purpose, true, out) {
+            self.send_raw(Port::Link(Bus::Host, id), frame, out);
+        }
+    }
+
+    /// Remembers a call to the host's driver. `ordered`: the driver answers it in its turn.
+    pub(super) fn note_driver_call(
+        &mut self,
+        id: SessionId,
+        frame: &Frame<'_>,
+        purpose: Purpose,
+        ordered: bool,
+        out: &mut dyn Outbox,
+    ) -> bool {
+        let limit = self.config.limits.calls_per_client;
+        let header = &frame.header;
+        let Some(session) = self.session_mut(id) else {
+            return false;
+        };
+        if header
+            .flags
+            .contains(dbus_wire::frame::Flags::NO_REPLY_EXPECTED)
+        {
+            return session.host.is_some();
+        }
+        let ticket = ordered.then(|| session.ticket());
+        let Some(link) = &mut session.host else {
+            return false;
+        };
+        if link.driver.len() >= limit {
+            let text = format!("The limit of {limit} calls that wait for a reply is reached");
+            self.refuse(id, header, error_names::LIMITS_EXCEEDED, &text, out);
+            return false;
+        }
+        link.driver.push_back(DriverCall {
+            serial: header.serial,
+            ticket,
+            purpose,
+        });
+        true
+    }
+
+    /// Opens the links of a client that says Hello with `frame`.
+    pub(super) fn open_links(&mut self, id: SessionId, frame: &Frame<'_>, out: &mut dyn Outbox) {
+        let with_container = self.remote.is_some();
+        let Some(session) = self.session_mut(id) else {
+            return;
+        };
+        let unix_fds = session.unix_fds;
+        session.phase = Phase::Opening;
+        session.hello_serial = frame.header.serial;
+        let ticket = session.ticket();
+        let serial = frame.header.serial;
+        let hello = || DriverCall {
+            serial,
+            ticket: Some(ticket),
+            purpose: Purpose::Hello,
+        };
+        let mut host = Link::default();
+        host.driver.push_back(hello());
+        session.host = Some(host);
+        if with_container {
+            let mut container = Link::default();
+            container.driver.push_back(hello());
+            session.container = Some(container);
+        }
+        let message = hello_message(serial);
+        out.open(Port::Link(Bus::Host, id), &message, unix_fds);
+        if with_container {
+            self.container_hello_sent(id);
+            out.open(Port::Link(Bus::Container, id), &message, unix_fds);
+        }
+    }
+
+    /// The host has answered Hello, with a name or with an error.
+    fn host_said_hello(
+        &mut self,
+        id: SessionId,
+        name: Option<UniqueName>,
+        frame: &Frame<'_>,
+        out: &mut dyn Outbox,
+    ) {
+        let Some(name) = name else {
+            // A host that refuses: the client gets its words, and may try again.
+            self.hello_failed(id, Bus::Host, out);
+            if frame.header.kind == MessageType::Error {
+                self.send_raw(Port::Client(id), frame, out);
+            } else {
+                let text = "The host bus gave a name that is not of the form :DIGITS.DIGITS";
+                self.hello_refused(id, text, out);
+            }
+            return;
+        };
+        let with_container = self.remote.is_some();
+        let Some(session) = self.session_mut(id) else {
+            return;
+        };
+        session.name = Some(name);
+        if let Some(link) = &mut session.host {
+            link.open = true;
+        }
+        self.clients.insert(name, id);
+        if with_container {
+            self.registered_if_both(id, out);
+        } else {
+            self.registered(id, out);
+        }
+    }
+
+    /// A client is on the bus: tells it its name.
+    pub(super) fn registered(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        let Some(session) = self.session_mut(id) else {
+            return;
+        };
+        session.phase = Phase::Active;
+        let serial = session.hello_serial;
+        self.unregistered -= 1;
+        let name = self.display_name(id);
+        // NO_REPLY_EXPECTED makes no sense on Hello: how else would a client learn its name?
+        let reply = self
+            .to_client(dbus_wire::message::Builder::method_return(serial), &name)
+            .body(&Body::new().str(&name))
+            .build();
+        self.tap_own(&reply, Some(id), out);
+        out.send(Port::Client(id), Outgoing::whole(&reply));
+        out.resume(Port::Client(id));
+    }
+
+    /// A link could not be opened, or its Hello was refused: the client is where it was before Hello.
+    pub(super) fn hello_failed(&mut self, id: SessionId, bus: Bus, out: &mut dyn Outbox) {
+        let Some(session) = self.session_mut(id) else {
+            return;
+        };
+        session.phase = Phase::Unregistered;
+        let links = [
+            (Bus::Host, session.host.take()),
+            (Bus::Container, session.container.take()),
+        ];
+        let name = session.name.take();
+        if let Some(name) = name {
+            self.clients.remove(&name);
+        }
+        for (it, link) in links {
+            if link.is_some() {
+                tracing::debug!(client = %id, %bus, "Hello was refused");
+                out.close(Port::Link(it, id), Ending::Abrupt);
+            }
+        }
+        self.container_hello_ended(id, out);
+        out.resume(Port::Client(id));
+    }
+
+    pub(super) fn hello_refused(&mut self, id: SessionId, text: &str, out: &mut dyn Outbox) {
+        let serial = self.session(id).map_or(0, |session| session.hello_serial);
+        if serial != 0 {
+            self.refuse_serial(id, serial, error_names::NO_SERVER, text, out);
+        }
+    }
+
+    /// A link could not be opened.
+    pub(super) fn link_refused(
+        &mut self,
+        bus: Bus,
+        id: SessionId,
+        reason: &str,
+        out: &mut dyn Outbox,
+    ) {
+        let opening = self
+            .session(id)
+            .is_some_and(|session| session.phase == Phase::Opening);
+        if !opening {
+            return self.link_closed(bus, id, out);
+        }
+        tracing::warn!(client = %id, %bus, reason, "the link could not be opened");
+        self.hello_failed(id, bus, out);
+        let text = format!("The {bus} could not be reached: {reason}");
+        self.hello_refused(id, &text, out);
+    }
+
+    /// A link has ended.
+    pub(super) fn link_closed(&mut self, bus: Bus, id: SessionId, out: &mut dyn Outbox) {
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        match (bus, session.phase) {
+            (_, Phase::Opening) => {
+                let reason = "it closed the connection";
+                self.link_refused(bus, id, reason, out);
+            }
+            (_, Phase::Unregistered | Phase::Monitor) => {}
+            (Bus::Host, Phase::Active) => {
+                self.nothing_will_answer(id, Bus::Host, out);
+                self.remove_session(id, Ending::Flushed, out);
+            }
+            (Bus::Container, Phase::Active) => self.container_link_closed(id, out),
+        }
+    }
+
+    /// A bus is gone: every call of a client's that waits there gets NoReply.
+    pub(super) fn nothing_will_answer(&mut self, id: SessionId, bus: Bus, out: &mut dyn Outbox) {
+        let Some(session) = self.session_mut(id) else {
+            return;
+        };
+        let link = match bus {
+            Bus::Host => &mut session.host,
+            Bus::Container => &mut session.container,
+        };
+        let Some(link) = link else { return };
+        let mut serials: Vec<u32> = link.outstanding.drain().collect();
+        serials.sort_unstable();
+        for call in std::mem::take(&mut link.driver) {
+            match call.purpose {
+                Purpose::Plain
+                | Purpose::AddMatch(_)
+                | Purpose::Names { .. }
+                | Purpose::Ownership
+                | Purpose::Hello => serials.push(call.serial),
+                Purpose::Half(_) | Purpose::Barrier(_) | Purpose::Known(_) | Purpose::Ignored => {}
+            }
+        }
+        for serial in serials {
+            self.no_reply(id, serial, out);
+        }
+        self.flush_deferred(id, false, out);
+    }
+}
+
+/// Hello, in our own words: always one that wants its answer.
+fn hello_message(serial: u32) -> Vec<u8> {
+    dbus_wire::message::Builder::method_call(super::DRIVER_PATH, "Hello")
+        .interface(DRIVER)
+        .destination(DRIVER)
+        .serial(serial)
+        .build()
+}

@@ -1,0 +1,966 @@
+//! A container bus of others: a dbus-daemon or dbus-broker that programs inside are connected to as well.
+//!
+//! Both buses hand out `:1.N`, so names native to the container bus are *shifted*: `:M.N` there is
+//! `:(M+OFFSET).N` here. OFFSET grows by a step each time the container bus restarts: an old name never means
+//! a new program. A client's own name there is an *alias* of its host name.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use dbus_wire::body::{Body, Reader};
+use dbus_wire::error_names;
+use dbus_wire::frame::{Flags, MessageType};
+use dbus_wire::header::Header;
+use dbus_wire::match_rule::{ArgMatch, MatchRule};
+use dbus_wire::message::Builder;
+use dbus_wire::names::{UniqueName, WellKnownName};
+
+use super::deliver::Origin;
+use super::joint::without_eavesdrop;
+use super::resolve::Target;
+use super::{Control, DRIVER, Frame, Hub, Verdict};
+use crate::outbox::{Ending, Outbox, Outgoing};
+use crate::policy::Access;
+use crate::port::{Bus, Port, SessionId};
+use crate::session::{Barrier, DriverCall, Link, Phase, Purpose};
+
+/// The step of OFFSET; above every major number that a host hands out.
+const STEP: u32 = 1_000_000;
+/// Aliases of clients that have gone which are kept, so that late signals do not show them under a second
+/// name. A bus never gives a unique name twice, so keeping more than needed does no harm.
+const RETIRED: usize = 65_536;
+/// Names that one session remembers to have asked for.
+const KNOWN: usize = 4_096;
+
+/// The remote container bus.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    pub control: Control,
+    offset: u32,
+    aliases: HashMap<UniqueName, UniqueName>,
+    retired: VecDeque<UniqueName>,
+    /// Clients whose Hello the container bus has not answered: a name that nobody knows may be theirs.
+    hellos: Vec<SessionId>,
+    /// Links that wait for those answers.
+    waiting: Vec<Port>,
+}
+
+impl Default for Remote {
+    fn default() -> Self {
+        Remote {
+            control: Control::new(Bus::Container),
+            offset: STEP,
+            aliases: HashMap::new(),
+            retired: VecDeque::new(),
+            hellos: Vec::new(),
+            waiting: Vec::new(),
+        }
+    }
+}
+
+impl Remote {
+    /// Whether a name has the form of a shifted one, of this or an earlier life of the container bus.
+    pub fn is_shifted(&self, name: UniqueName) -> bool {
+        name.major >= STEP
+    }
+
+    /// The name on the container bus of a shifted name; none if it is of an earlier life of that bus.
+    pub fn native(&self, name: UniqueName) -> Option<UniqueName> {
+        let major = name
+            .major
+            .checked_sub(self.offset)
+            .filter(|major| *major < STEP)?;
+        Some(UniqueName {
+            major,
+            minor: name.minor,
+        })
+    }
+
+    fn shift(&self, raw: UniqueName) -> UniqueName {
+        UniqueName {
+            major: raw.major.saturating_add(self.offset),
+            minor: raw.minor,
+        }
+    }
+
+    /// How clients see a connection of the container bus.
+    pub fn shown(&self, raw: UniqueName) -> UniqueName {
+        self.aliases
+            .get(&raw)
+            .copied()
+            .unwrap_or_else(|| self.shift(raw))
+    }
+
+    fn retire(&mut self, raw: UniqueName) {
+        self.retired.push_back(raw);
+        if self.retired.len() > RETIRED
+            && let Some(oldest) = self.retired.pop_front()
+        {
+            self.aliases.remove(&oldest);
+        }
+    }
+}
+
+impl Hub {
+    /// How clients see a connection of the container bus.
+    pub(super) fn container_shown(&self, raw: UniqueName) -> UniqueName {
+        self.remote.as_ref().map_or(raw, |remote| remote.shown(raw))
+    }
+
+    /// The same for connections that are not our own clients'; none for those, which have another name.
+    pub(super) fn native_shown(&self, raw: UniqueName) -> Option<UniqueName> {
+        let remote = self.remote.as_ref()?;
+        if remote.aliases.contains_key(&raw) || remote.control.name() == Some(raw) {
+            return None;
+        }
+        Some(remote.shift(raw))
+    }
+
+    /// The name on the container bus of a name that clients know.
+    fn container_name_of(&self, name: UniqueName) -> Option<UniqueName> {
+        match self.clients.get(&name) {
+            Some(&id) => self.session(id)?.container_name,
+            None => self.remote.as_ref()?.native(name),
+        }
+    }
+
+    /// Where a well-known name lives, with a remote container bus.
+    pub(super) fn resolve_with_remote(
+        &self,
+        from: SessionId,
+        name: &str,
+        may_start: bool,
+        header: &Header<'_>,
+    ) -> Target {
+        let Some(remote) = &self.remote else {
+            return Target::Nobody;
+        };
+        let container = &remote.control;
+        if container.view.owner(name).is_some() {
+            return Target::Container(None);
+        }
+        if self.activation.set.is_application(name) {
+            return Target::Container(None);
+        }
+        let has_link = self
+            .session(from)
+            .is_some_and(|session| session.container.is_some());
+        let known = !has_link
+            || !container.is_ready()
+            || self
+                .session(from)
+                .is_some_and(|session| session.known.contains(name));
+        if !known && let Ok(name) = WellKnownName::parse(name) {
+            return Target::Unknown(name);
+        }
+        let Some(host) = &self.host else {
+            return Target::Container(None);
+        };
+        let access = self.config.policy.host_name(name);
+        if access == Access::Allowed
+            && let Some(owner) = host.view.owner(name)
+        {
+            return match self
+                .config
+                .policy
+                .host_peer(host.view.names_of(owner), header.interface)
+            {
+                Access::Allowed => Target::Host,
+                Access::Refused => Target::Refused,
+            };
+        }
+        if may_start && container.view.can_start(name) && has_link {
+            return Target::Container(None);
+        }
+        match access {
+            Access::Allowed => Target::Host,
+            Access::Refused => Target::Refused,
+        }
+    }
+
+    /// Asks on the client's container link whether a name is owned there, before it is first looked for on
+    /// the host. A program that took the name and then spoke to this client over that bus is seen by this.
+    pub(super) fn ask_container(
+        &mut self,
+        id: SessionId,
+        name: WellKnownName,
+        out: &mut dyn Outbox,
+    ) {
+        let asked = self
+            .session(id)
+            .and_then(|session| session.container.as_ref())
+            .is_some_and(|link| {
+                link.driver
+                    .iter()
+                    .any(|call| matches!(&call.purpose, Purpose::Known(it) if *it == name))
+            });
+        if !asked {
+            let body = Body::new().str(&name);
+            self.ask_driver(
+                id,
+                Bus::Container,
+                "GetNameOwner",
+                &body,
+                Purpose::Known(name),
+                out,
+            );
+        }
+    }
+
+    /// In this form of the router the driver's calls are answered one by one: an answer may need two buses.
+    pub(super) fn route_to_driver(&self, id: SessionId, header: &Header<'_>) -> Verdict {
+        if self.remote.is_none() || header.kind != MessageType::MethodCall {
+            return Verdict::Take;
+        }
+        let Some(session) = self.session(id) else {
+            return Verdict::Drop;
+        };
+        let busy = |link: &Option<Link>| {
+            link.as_ref()
+                .is_some_and(|link| link.driver.iter().any(|call| call.ticket.is_some()))
+        };
+        if busy(&session.host) || busy(&session.container) || self.has_joint(id) {
+            Verdict::Wait
+        } else {
+            Verdict::Take
+        }
+    }
+
+    pub(super) fn route_from_container(
+        &mut self,
+        id: SessionId,
+        header: &Header<'_>,
+        out: &mut dyn Outbox,
+    ) -> Verdict {
+        let tapped = self.is_tapped();
+        let Some(session) = self.session_mut(id) else {
+            return Verdict::Drop;
+        };
+        let must_wait = session.phase != Phase::Active || session.has_barriers();
+        let Some(link) = &mut session.container else {
+            return Verdict::Drop;
+        };
+        let reply = match header.kind {
+            MessageType::MethodReturn | MessageType::Error => header.reply_serial,
+            MessageType::Unknown(_) => return Verdict::Drop,
+            _ => None,
+        };
+        let from_driver = header.sender == Some(DRIVER);
+        // The answer of Hello opens the rest; nothing overtakes a change of owner that is being asked for.
+        let hello = from_driver
+            && reply.is_some_and(|serial| {
+                link.driver
+                    .iter()
+                    .any(|it| it.serial == serial && matches!(it.purpose, Purpose::Hello))
+            });
+        if hello {
+            return Verdict::Take;
+        }
+        if must_wait {
+            return Verdict::Wait;
+        }
+        if from_driver {
+            return self.route_from_container_driver(id, header, out);
+        }
+        if let Some(serial) = reply {
+            link.outstanding.remove(&serial);
+        }
+        let Some(raw) = header.sender.and_then(UniqueName::parse) else {
+            return Verdict::Drop;
+        };
+        let Some(remote) = &mut self.remote else {
+            return Verdict::Drop;
+        };
+        if !remote.hellos.is_empty() && !remote.aliases.contains_key(&raw) {
+            remote.waiting.push(Port::Link(Bus::Container, id));
+            return Verdict::Wait;
+        }
+        if tapped {
+            return Verdict::Take;
+        }
+        self.rewrite_from_container(header);
+        Verdict::Rewrite(Port::Client(id))
+    }
+
+    /// Makes `rewritten` with the names that clients know.
+    fn rewrite_from_container(&mut self, header: &Header<'_>) {
+        let shown = |name: Option<&str>| {
+            name.and_then(UniqueName::parse)
+                .map(|raw| self.container_shown(raw).to_string())
+        };
+        let (sender, destination) = (shown(header.sender), shown(header.destination));
+        self.rewrite(header, sender.as_deref(), destination.as_deref());
+    }
+
+    fn route_from_container_driver(
+        &mut self,
+        id: SessionId,
+        header: &Header<'_>,
+        out: &mut dyn Outbox,
+    ) -> Verdict {
+        let Some(remote) = &mut self.remote else {
+            return Verdict::Drop;
+        };
+        match (header.kind, header.member) {
+            (MessageType::Signal, Some("NameOwnerChanged")) if !remote.hellos.is_empty() => {
+                remote.waiting.push(Port::Link(Bus::Container, id));
+                Verdict::Wait
+            }
+            // Routing state comes from the control link: it has to have heard of the change before the client
+            // that caused it does, and tells others.
+            (MessageType::Signal, Some("NameAcquired" | "NameLost")) => {
+                let Some(session) = self.session_mut(id) else {
+                    return Verdict::Drop;
+                };
+                if std::mem::take(&mut session.in_step) {
+                    return Verdict::Take;
+                }
+                if !session.stepping {
+                    session.stepping = true;
+                    self.ask_container_step(id, out);
+                }
+                Verdict::Wait
+            }
+            _ => Verdict::Take,
+        }
+    }
+
+    /// The control link has read everything that the container bus said before a client was told of a change.
+    pub(super) fn container_in_step(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        let Some(session) = self.session_mut(id) else {
+            return;
+        };
+        session.stepping = false;
+        session.in_step = true;
+        out.resume(Port::Link(Bus::Container, id));
+    }
+
+    pub(super) fn take_from_container(
+        &mut self,
+        id: SessionId,
+        frame: &Frame<'_>,
+        out: &mut dyn Outbox,
+    ) {
+        let header = &frame.header;
+        if header.sender != Some(DRIVER) {
+            let Some(raw) = header.sender.and_then(UniqueName::parse) else {
+                return;
+            };
+            return self.pass_from_container(
+                id,
+                Origin::Outside(self.container_shown(raw)),
+                frame,
+                out,
+            );
+        }
+        match (header.kind, header.reply_serial) {
+            (MessageType::MethodReturn | MessageType::Error, Some(serial)) => {
+                let link = self
+                    .session_mut(id)
+                    .and_then(|session| session.container.as_mut());
+                let call = link.and_then(|link| {
+                    link.outstanding.remove(&serial);
+                    link.driver_reply(serial)
+                });
+                match call {
+                    Some(call) => self.container_driver_replied(id, call, frame, out),
+                    None => self.pass_from_container(id, Origin::Driver, frame, out),
+                }
+                out.resume(Port::Client(id));
+            }
+            (MessageType::Signal, _) => self.container_driver_signalled(id, frame, out),
+            _ => {}
+        }
+    }
+
+    fn pass_from_container(
+        &mut self,
+        id: SessionId,
+        origin: Origin,
+        frame: &Frame<'_>,
+        out: &mut dyn Outbox,
+    ) {
+        self.rewrite_from_container(&frame.header);
+        if self.is_tapped() {
+            let head = self.rewritten.clone();
+            if let Ok(header) = Header::parse(&head) {
+                self.tap_link(origin, &header, &head, frame, id, out);
+            }
+        }
+        self.send_rewritten(Port::Client(id), frame, out);
+    }
+
+    fn container_driver_replied(
+        &mut self,
+        id: SessionId,
+        call: DriverCall,
+        frame: &Frame<'_>,
+        out: &mut dyn Outbox,
+    ) {
+        let header = &frame.header;
+        let failed = header.kind == MessageType::Error;
+        let mut reader = Reader::new(header.endian, header.signature, frame.body.bytes());
+        match call.purpose {
+            Purpose::Hello => {
+                let name = if failed {
+                    None
+                } else {
+                    reader.str().ok().and_then(UniqueName::parse)
+                };
+                self.container_said_hello(id, name, &mut reader, out);
+            }
+            Purpose::Half(joint) => self.half_answered(joint, Bus::Container, frame, out),
+            Purpose::Known(name) => {
+                let owner = if failed {
+                    None
+                } else {
+                    reader.str().ok().and_then(UniqueName::parse)
+                };
+                if let (Some(owner), Some(remote)) = (owner, &mut self.remote)
+                    && remote.control.view.owner(&name).is_none()
+                {
+                    // The control link will say so, too; this client has to know now.
+                    remote.control.view.set_owner(&name, Some(owner));
+                }
+                if let Some(session) = self.session_mut(id) {
+                    if session.known.len() >= KNOWN {
+                        session.known.clear();
+                    }
+                    session.known.insert(name);
+                }
+            }
+            Purpose::Names { .. } => {
+                // ListQueuedOwners
+                let names: Vec<String> = match reader.strs() {
+                    Ok(names) if !failed => names
+                        .into_iter()
+                        .map(|name| match UniqueName::parse(name) {
+                            Some(raw) => self.container_shown(raw).to_string(),
+                            None => name.to_owned(),
+                        })
+                        .collect(),
+                    _ => return self.pass_from_container(id, Origin::Driver, frame, out),
+                };
+                let body = Body::new().strs(names.iter().map(|name| &**name));
+                self.reply_to_serial(id, call.serial, &body, out);
+            }
+            Purpose::Ignored => {}
+            Purpose::Plain | Purpose::Ownership | Purpose::AddMatch(_) | Purpose::Barrier(_) => {
+                self.pass_from_container(id, Origin::Driver, frame, out);
+            }
+        }
+    }
+
+    fn container_said_hello(
+        &mut self,
+        id: SessionId,
+        name: Option<UniqueName>,
+        reader: &mut Reader<'_>,
+        out: &mut dyn Outbox,
+    ) {
+        let Some(raw) = name else {
+            let text = reader.str().unwrap_or("it refused Hello").to_owned();
+            let opening = self
+                .session(id)
+                .is_some_and(|session| session.phase == Phase::Opening);
+            if opening {
+                self.hello_failed(id, Bus::Container, out);
+                self.hello_refused(id, &format!("The container bus: {text}"), out);
+            } else {
+                self.remove_session(id, Ending::Flushed, out);
+            }
+            return;
+        };
+        let Some(session) = self.session_mut(id) else {
+            return;
+        };
+        session.container_name = Some(raw);
+        if let Some(link) = &mut session.container {
+            link.open = true;
+        }
+        match session.phase {
+            Phase::Opening => self.registered_if_both(id, out),
+            _ => self.restore_on_container(id, out),
+        }
+    }
+
+    /// A client is registered when both buses have answered its Hello.
+    pub(super) fn registered_if_both(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        let (Some(name), Some(raw)) = (session.name, session.container_name) else {
+            // The container bus is away: the host alone will do until it is back.
+            if session.name.is_some() && session.container.is_none() {
+                self.registered(id, out);
+            }
+            return;
+        };
+        if let Some(remote) = &mut self.remote {
+            remote.aliases.insert(raw, name);
+        }
+        self.container_hello_ended(id, out);
+        self.registered(id, out);
+        out.resume(Port::Link(Bus::Container, id));
+    }
+
+    pub(super) fn container_hello_sent(&mut self, id: SessionId) {
+        if let Some(remote) = &mut self.remote {
+            remote.hellos.push(id);
+        }
+    }
+
+    pub(super) fn container_hello_ended(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        let Some(remote) = &mut self.remote else {
+            return;
+        };
+        remote.hellos.retain(|it| *it != id);
+        if remote.hellos.is_empty() {
+            for port in std::mem::take(&mut remote.waiting) {
+                out.resume(port);
+            }
+        }
+    }
+
+    fn container_driver_signalled(
+        &mut self,
+        id: SessionId,
+        frame: &Frame<'_>,
+        out: &mut dyn Outbox,
+    ) {
+        let header = &frame.header;
+        let mut reader = Reader::new(header.endian, header.signature, frame.body.bytes());
+        match header.member {
+            Some("NameOwnerChanged") => {
+                if let (Ok(name), Ok(old), Ok(new)) = (reader.str(), reader.str(), reader.str()) {
+                    self.container_change_seen(id, name, old, new, out);
+                }
+            }
+            // The host's is the one that it hears of its unique name.
+            Some("NameAcquired" | "NameLost")
+                if reader.str().is_ok_and(|name| name.starts_with(':')) => {}
+            _ => self.pass_from_container(id, Origin::Driver, frame, out),
+        }
+    }
+
+    /// A session's own container link tells of a new owner.
+    fn container_change_seen(
+        &mut self,
+        id: SessionId,
+        name: &str,
+        old: &str,
+        new: &str,
+        out: &mut dyn Outbox,
+    ) {
+        let shown = |raw: &str| UniqueName::parse(raw).map(|raw| self.container_shown(raw));
+        let (shown_old, shown_new) = (shown(old), shown(new));
+        if let Some(raw) = UniqueName::parse(name) {
+            if let Some(native) = self.native_shown(raw) {
+                let text = native.to_string();
+                self.tell_owner_change(id, &text, shown_old, shown_new, out);
+            }
+            return;
+        }
+        let Ok(name) = WellKnownName::parse(name) else {
+            return;
+        };
+        if shown_old.is_some() && shown_new.is_some() {
+            return self.tell_owner_change(id, &name, shown_old, shown_new, out);
+        }
+        if let Some(session) = self.session_mut(id) {
+            session.told.retain(|(told, _)| *told != name);
+            session.told.push((name.clone(), shown_new.is_some()));
+            if session.told.len() > KNOWN {
+                session.told.remove(0);
+            }
+        }
+        self.start_barrier(
+            id,
+            Barrier {
+                name,
+                old: shown_old,
+                new: shown_new,
+            },
+            out,
+        );
+    }
+
+    /// The control link tells of a new owner: monitors hear of it from here.
+    pub(super) fn container_owner_changed(
+        &mut self,
+        name: &str,
+        old: &str,
+        new: &str,
+        out: &mut dyn Outbox,
+    ) {
+        if !self.is_tapped() {
+            return;
+        }
+        let shown = |raw: &str| UniqueName::parse(raw).map(|raw| self.container_shown(raw));
+        let (old, new) = (shown(old), shown(new));
+        if let Ok(name) = WellKnownName::parse(name) {
+            self.tap_owner_changed(&name, old, new, out);
+        }
+    }
+
+    /// A connection of the container bus has gone.
+    pub(super) fn container_name_gone(&mut self, raw: UniqueName) {
+        if let Some(remote) = &mut self.remote
+            && remote.aliases.contains_key(&raw)
+        {
+            remote.retire(raw);
+        }
+    }
+
+    /// A client's rule as the container bus is to have it: with its names, and wide enough that changes of
+    /// owners arrive whose old or new owner is the host's. None: nothing there can match.
+    pub(super) fn container_rule(&self, _id: SessionId, rule: &MatchRule) -> Option<MatchRule> {
+        let mut rule = rule.clone();
+        let names = [&mut rule.sender, &mut rule.destination];
+        for name in names {
+            if let Some(unique) = name.as_deref().and_then(UniqueName::parse) {
+                *name = Some(self.container_name_of(unique)?.to_string().into());
+            }
+        }
+        let may_be_owner_change = rule.sender.as_deref().is_none_or(|sender| sender == DRIVER)
+            && rule.interface.as_deref().is_none_or(|it| it == DRIVER)
+            && rule
+                .member
+                .as_deref()
+                .is_none_or(|it| it == "NameOwnerChanged");
+        if may_be_owner_change && rule.sender.is_some() {
+            rule.args = rule
+                .args
+                .iter()
+                .filter(|(index, _)| *index == 0)
+                .cloned()
+                .collect();
+        }
+        for (_, arg) in rule.args.iter_mut() {
+            if let ArgMatch::Str(text) = arg
+                && may_be_owner_change
+                && let Some(unique) = UniqueName::parse(text)
+                && let Some(raw) = self.container_name_of(unique)
+            {
+                *text = raw.to_string().into();
+            }
+        }
+        Some(rule)
+    }
+
+    /// AddMatch with two buses.
+    pub(super) fn add_match_joint(
+        &mut self,
+        id: SessionId,
+        frame: &Frame<'_>,
+        rule: &Arc<MatchRule>,
+        out: &mut dyn Outbox,
+    ) {
+        let kind = super::joint::JointKind::AddMatch(rule.clone());
+        self.match_joint(id, frame, "AddMatch", rule, kind, out);
+    }
+
+    /// RemoveMatch with two buses.
+    pub(super) fn remove_match_joint(
+        &mut self,
+        id: SessionId,
+        frame: &Frame<'_>,
+        rule: &MatchRule,
+        out: &mut dyn Outbox,
+    ) {
+        let kind = super::joint::JointKind::RemoveMatch;
+        self.match_joint(id, frame, "RemoveMatch", rule, kind, out);
+    }
+
+    fn match_joint(
+        &mut self,
+        id: SessionId,
+        frame: &Frame<'_>,
+        member: &str,
+        rule: &MatchRule,
+        kind: super::joint::JointKind,
+        out: &mut dyn Outbox,
+    ) {
+        let session = self.session(id);
+        let has_host = session.is_some_and(|session| session.host.is_some());
+        let has_container = session.is_some_and(|session| session.container.is_some());
+        let host = has_host.then(|| Body::new().str(&without_eavesdrop(rule).to_string()));
+        let container = self
+            .container_rule(id, rule)
+            .filter(|_| has_container)
+            .map(|rule| Body::new().str(&rule.to_string()));
+        self.start_joint(
+            id,
+            frame,
+            member,
+            kind,
+            host.as_ref(),
+            container.as_ref(),
+            out,
+        );
+    }
+
+    /// A call of a client's goes to the driver of the container bus as it is.
+    pub(super) fn ask_container_driver(
+        &mut self,
+        id: SessionId,
+        frame: &Frame<'_>,
+        purpose: Purpose,
+        out: &mut dyn Outbox,
+    ) {
+        let header = &frame.header;
+        let Some(session) = self.session_mut(id) else {
+            return;
+        };
+        let ticket = session.ticket();
+        let Some(link) = &mut session.container else {
+            let text = "The container bus is gone; it will be connected again when it is back";
+            return self.refuse(id, header, error_names::DISCONNECTED, text, out);
+        };
+        if !header.flags.contains(Flags::NO_REPLY_EXPECTED) {
+            let ticket = (header.member != Some("StartServiceByName")).then_some(ticket);
+            link.driver.push_back(DriverCall {
+                serial: header.serial,
+                ticket,
+                purpose,
+            });
+        }
+        self.send_raw(Port::Link(Bus::Container, id), frame, out);
+    }
+
+    /// A question about one connection goes to the container bus, under the name that it has there.
+    pub(super) fn ask_container_about(
+        &mut self,
+        id: SessionId,
+        frame: &Frame<'_>,
+        raw: &str,
+        purpose: Purpose,
+        out: &mut dyn Outbox,
+    ) {
+        let header = &frame.header;
+        let Some(session) = self.session_mut(id) else {
+            return;
+        };
+        let ticket = session.ticket();
+        let Some(link) = &mut session.container else {
+            let (error, text) = super::clients::nobody(raw, Flags(0));
+            return self.refuse(id, header, error, &text, out);
+        };
+        if !header.flags.contains(Flags::NO_REPLY_EXPECTED) {
+            let ticket = Some(ticket);
+            link.driver.push_back(DriverCall {
+                serial: header.serial,
+                ticket,
+                purpose,
+            });
+        }
+        let call = Builder::method_call(super::DRIVER_PATH, header.member.unwrap_or_default())
+            .interface(header.interface.unwrap_or(DRIVER))
+            .destination(DRIVER)
+            .flags(header.flags)
+            .serial(header.serial)
+            .body(&Body::new().str(raw))
+            .build();
+        out.send(Port::Link(Bus::Container, id), Outgoing::whole(&call));
+    }
+
+    /// The container bus is gone: its names leave the view, calls to it get NoReply, clients stay.
+    pub(super) fn container_lost(
+        &mut self,
+        owned: Vec<(Box<str>, UniqueName)>,
+        out: &mut dyn Outbox,
+    ) {
+        let ids = self.session_ids();
+        let changes: Vec<(WellKnownName, UniqueName)> = owned
+            .iter()
+            .filter_map(|(name, raw)| {
+                Some((WellKnownName::parse(name).ok()?, self.container_shown(*raw)))
+            })
+            .collect();
+        for &id in &ids {
+            let Some(session) = self.session_mut(id) else {
+                continue;
+            };
+            if session.phase == Phase::Opening {
+                let reason = "it closed the connection";
+                self.link_refused(Bus::Container, id, reason, out);
+                continue;
+            }
+            if session.container.is_none() {
+                continue;
+            }
+            session.stepping = false;
+            session.in_step = false;
+            session.known.clear();
+            session.told.clear();
+            let own = session.name;
+            let halves: Vec<_> = session
+                .container
+                .iter()
+                .flat_map(|link| &link.driver)
+                .filter_map(|call| match call.purpose {
+                    Purpose::Half(joint) => Some(joint),
+                    _ => None,
+                })
+                .collect();
+            self.nothing_will_answer(id, Bus::Container, out);
+            for joint in halves {
+                self.half_lost(joint, Bus::Container, out);
+            }
+            if let Some(session) = self.session_mut(id) {
+                session.container = None;
+                session.container_name = None;
+            }
+            out.close(Port::Link(Bus::Container, id), Ending::Abrupt);
+            for (name, owner) in &changes {
+                if Some(*owner) == own {
+                    self.driver_signal(id, "NameLost", &Body::new().str(name), out);
+                }
+                let barrier = Barrier {
+                    name: name.clone(),
+                    old: Some(*owner),
+                    new: None,
+                };
+                let watched = self.session(id).is_some_and(|session| {
+                    session
+                        .rules
+                        .iter()
+                        .any(|it| super::ownership::watches_name(&it.rule, name))
+                });
+                if watched {
+                    self.start_barrier(id, barrier, out);
+                }
+            }
+            out.resume(Port::Client(id));
+        }
+        let mut natives: Vec<UniqueName> = changes.iter().map(|(_, owner)| *owner).collect();
+        natives.retain(|owner| !self.clients.contains_key(owner));
+        natives.sort_unstable();
+        natives.dedup();
+        for native in natives {
+            for &id in &ids {
+                self.tell_owner_change(id, &native.to_string(), Some(native), None, out);
+            }
+        }
+        if let Some(remote) = &mut self.remote {
+            remote.offset = remote.offset.saturating_add(STEP);
+            remote.aliases.clear();
+            remote.retired.clear();
+            remote.hellos.clear();
+            for port in std::mem::take(&mut remote.waiting) {
+                out.resume(port);
+            }
+        }
+    }
+
+    /// The container bus is (back) there: clients that have no link to it get one.
+    pub(super) fn container_ready(&mut self, out: &mut dyn Outbox) {
+        for id in self.session_ids() {
+            let Some(session) = self.session_mut(id) else {
+                continue;
+            };
+            if session.phase != Phase::Active || session.container.is_some() {
+                continue;
+            }
+            let unix_fds = session.unix_fds;
+            let ticket = session.ticket();
+            let mut link = Link::default();
+            let serial = link.own_serial();
+            let purpose = Purpose::Hello;
+            link.driver.push_back(DriverCall {
+                serial,
+                ticket: Some(ticket),
+                purpose,
+            });
+            session.container = Some(link);
+            self.container_hello_sent(id);
+            let hello = Builder::method_call(super::DRIVER_PATH, "Hello")
+                .interface(DRIVER)
+                .destination(DRIVER)
+                .serial(serial)
+                .build();
+            out.open(Port::Link(Bus::Container, id), &hello, unix_fds);
+        }
+    }
+
+    /// A client's new link to the container bus: its rules and names are put back.
+    fn restore_on_container(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        let (name, raw) = (session.name, session.container_name);
+        let rules: Vec<_> = session
+            .rules
+            .iter()
+            .map(|entry| (entry.rule.clone(), entry.count))
+            .collect();
+        let requests = session.requests.clone();
+        if let (Some(name), Some(raw), Some(remote)) = (name, raw, &mut self.remote) {
+            remote.aliases.insert(raw, name);
+        }
+        for (rule, count) in rules {
+            if let Some(rule) = self.container_rule(id, &rule) {
+                let body = Body::new().str(&rule.to_string());
+                for _ in 0..count {
+                    self.ask_driver(id, Bus::Container, "AddMatch", &body, Purpose::Ignored, out);
+                }
+            }
+        }
+        for (name, flags) in requests {
+            let body = Body::new().str(&name).u32(flags);
+            self.ask_driver(
+                id,
+                Bus::Container,
+                "RequestName",
+                &body,
+                Purpose::Ignored,
+                out,
+            );
+        }
+        self.container_hello_ended(id, out);
+        out.resume(Port::Link(Bus::Container, id));
+    }
+
+    /// One client's link to the container bus has ended: with the bus, or alone?
+    pub(super) fn container_link_closed(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        self.ask_container_alive(id, out);
+    }
+
+    /// The container bus lives, so it has closed this client's link: that client is off the bus.
+    pub(super) fn container_is_alive(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        self.nothing_will_answer(id, Bus::Container, out);
+        self.remove_session(id, Ending::Flushed, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_life_of_the_container_bus_is_nobody() {
+        let mut remote = Remote::default();
+        let raw = UniqueName { major: 1, minor: 7 };
+        let shown = remote.shown(raw);
+        assert_eq!(shown.to_string(), ":1000001.7");
+        assert_eq!(remote.native(shown), Some(raw));
+        remote.offset += STEP;
+        assert!(remote.is_shifted(shown));
+        assert_eq!(remote.native(shown), None);
+        assert_eq!(remote.shown(raw).to_string(), ":2000001.7");
+    }
+
+    #[test]
+    fn a_client_is_shown_by_its_host_name() {
+        let mut remote = Remote::default();
+        let (raw, host) = (
+            UniqueName { major: 1, minor: 0 },
+            UniqueName {
+                major: 1,
+                minor: 93,
+            },
+        );
+        remote.aliases.insert(raw, host);
+        assert_eq!(remote.shown(raw), host);
+    }
+}

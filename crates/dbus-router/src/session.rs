@@ -1,0 +1,321 @@
+//! One client: its links, its rules, and what it is still to be told. No I/O.
+
+use std::collections::{HashSet, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use dbus_wire::match_rule::MatchRule;
+use dbus_wire::names::{UniqueName, WellKnownName};
+
+use crate::hub::joint::JointId;
+use crate::local_bus::RuleEntry;
+use crate::outbox::Fds;
+use crate::port::SessionId;
+
+/// Who a client is, as the kernel said when it connected.
+#[derive(Debug, Default)]
+pub struct Credentials {
+    /// SO_PEERCRED.
+    pub uid: u32,
+    /// SO_PEERCRED; none where the process is of a namespace that we cannot see.
+    pub pid: Option<u32>,
+    /// The effective group and SO_PEERGROUPS.
+    pub groups: Vec<u32>,
+    /// SO_PEERPIDFD, where the kernel has it.
+    pub process_fd: Option<Arc<OwnedFd>>,
+    /// SO_PEERSEC, where a security module is loaded; without the final NUL.
+    pub security_label: Option<Vec<u8>>,
+}
+
+/// Where a client is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// Authenticated; has not said Hello.
+    Unregistered,
+    /// Said Hello; its links are being opened.
+    Opening,
+    /// On the bus.
+    Active,
+    /// Sees everything, says nothing.
+    Monitor,
+}
+
+/// What a reply of a bus's driver is for.
+#[derive(Clone, Debug)]
+pub(crate) enum Purpose {
+    /// The client asked; its answer passes as it is.
+    Plain,
+    /// The client's own Hello, forwarded.
+    Hello,
+    /// The client's AddMatch; undone inside if the host refuses.
+    AddMatch(Arc<MatchRule>),
+    /// ListNames or ListActivatableNames: the inside's are added.
+    Names { activatable: bool },
+    /// Ours: before the answer the client was told what the host said of this name.
+    Barrier(Barrier),
+    /// Ours: one half of a call that goes to both buses.
+    Half(JointId),
+    /// Ours: is this name owned on the container bus?
+    Known(WellKnownName),
+    /// The client's RequestName or ReleaseName on a remote container bus.
+    Ownership,
+    /// Ours, and the answer does not matter.
+    Ignored,
+}
+
+/// A name on its way from one bus to the other, as one session is told of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Barrier {
+    pub name: WellKnownName,
+    /// Inside owner before; where there was none the host's owner stands in.
+    pub old: Option<UniqueName>,
+    /// Inside owner after; where there is none the host's owner stands in.
+    pub new: Option<UniqueName>,
+}
+
+/// A call to a bus's driver that waits for its reply.
+#[derive(Clone, Debug)]
+pub(crate) struct DriverCall {
+    pub serial: u32,
+    /// Its place among the calls that a driver answers in their order; none for those it answers when it can.
+    pub ticket: Option<u64>,
+    pub purpose: Purpose,
+}
+
+/// A connection of ours to a bus for one client.
+#[derive(Default, Debug)]
+pub(crate) struct Link {
+    /// The bus has answered Hello.
+    pub open: bool,
+    /// Serials of the client's calls, to others than the driver, that wait for a reply.
+    pub outstanding: HashSet<u32>,
+    /// Calls to the driver that wait, the client's and ours.
+    pub driver: VecDeque<DriverCall>,
+    last_own_serial: u32,
+}
+
+impl Link {
+    /// A serial for a call of our own: none that the client has outstanding.
+    pub fn own_serial(&mut self) -> u32 {
+        loop {
+            self.last_own_serial = self.last_own_serial.wrapping_add(1) & 0x0fff_ffff;
+            let serial = 0xf000_0000 | self.last_own_serial;
+            let taken = self.outstanding.contains(&serial)
+                || self.driver.iter().any(|call| call.serial == serial);
+            if !taken {
+                return serial;
+            }
+        }
+    }
+
+    /// The reply with this serial has come from the driver: what it was for.
+    ///
+    /// A client may use a serial of ours later, or one of its own twice; the driver answers in order, so the
+    /// first that waits is meant.
+    pub fn driver_reply(&mut self, reply_serial: u32) -> Option<DriverCall> {
+        let place = self
+            .driver
+            .iter()
+            .position(|call| call.serial == reply_serial)?;
+        self.driver.remove(place)
+    }
+
+    fn oldest_ticket(&self) -> Option<u64> {
+        self.driver.iter().find_map(|call| call.ticket)
+    }
+
+    fn barriers(&self) -> impl Iterator<Item = &Barrier> {
+        self.driver.iter().filter_map(|call| match &call.purpose {
+            Purpose::Barrier(barrier) => Some(barrier),
+            _ => None,
+        })
+    }
+}
+
+/// A message to the client that has to come after an answer of the host's driver.
+#[derive(Debug)]
+pub(crate) struct Deferred {
+    after: u64,
+    pub bytes: Vec<u8>,
+    pub fds: Fds,
+    pub charge: Option<SessionId>,
+}
+
+/// One client of the router.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub phase: Phase,
+    pub credentials: Credentials,
+    /// The client negotiated file descriptors.
+    pub unix_fds: bool,
+    /// Its one name, everywhere.
+    pub name: Option<UniqueName>,
+    /// What a remote container bus calls it.
+    pub container_name: Option<UniqueName>,
+    pub host: Option<Link>,
+    pub container: Option<Link>,
+    pub rules: Vec<RuleEntry>,
+    /// Names that it owns or waits for on the local bus.
+    pub claims: Vec<WellKnownName>,
+    /// Names that this session was told are inside, on a remote container bus, where that differs from
+    /// what the control link says.
+    pub told: Vec<(WellKnownName, bool)>,
+    /// Names that it asked the container bus for; from then on the control link's word is enough.
+    pub known: HashSet<WellKnownName>,
+    /// RequestName calls for a remote container bus, to be said again should it restart: name and flags.
+    pub requests: Vec<(WellKnownName, u32)>,
+    /// The control link was asked to catch up with this session's container link.
+    pub stepping: bool,
+    /// It has; the next change of ownership on the container link may be passed on.
+    pub in_step: bool,
+    /// Serial of the Hello that is being answered.
+    pub hello_serial: u32,
+    next_ticket: u64,
+    deferred: VecDeque<Deferred>,
+    deferred_bytes: usize,
+    deferred_messages: usize,
+}
+
+impl Session {
+    pub fn new(credentials: Credentials, unix_fds: bool) -> Session {
+        Session {
+            phase: Phase::Unregistered,
+            credentials,
+            unix_fds,
+            name: None,
+            container_name: None,
+            host: None,
+            container: None,
+            rules: Vec::new(),
+            claims: Vec::new(),
+            told: Vec::new(),
+            known: HashSet::new(),
+            requests: Vec::new(),
+            stepping: false,
+            in_step: false,
+            hello_serial: 0,
+            next_ticket: 0,
+            deferred: VecDeque::new(),
+            deferred_bytes: 0,
+            deferred_messages: 0,
+        }
+    }
+
+    /// A place in the order of the driver's answers.
+    pub fn ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket - 1
+    }
+
+    /// The change of `name` that waits first for its barrier.
+    pub fn pending_barrier(&self, name: &str) -> Option<&Barrier> {
+        self.host
+            .as_ref()?
+            .barriers()
+            .find(|barrier| *barrier.name == *name)
+    }
+
+    /// Whether a change of any name waits for its barrier.
+    pub fn has_barriers(&self) -> bool {
+        self.host
+            .as_ref()
+            .is_some_and(|link| link.barriers().next().is_some())
+    }
+
+    /// Whether the driver's own message has to wait behind an answer of the host's.
+    pub fn must_defer_driver(&self) -> bool {
+        !self.deferred.is_empty()
+            || self
+                .host
+                .as_ref()
+                .is_some_and(|link| link.oldest_ticket().is_some())
+    }
+
+    /// Whether a message from inside has to wait.
+    pub fn must_defer_inside(&self) -> bool {
+        self.deferred_messages > 0 || self.has_barriers()
+    }
+
+    /// Keeps a message back until every answer of the host's driver that is due now has come.
+    pub fn defer(&mut self, bytes: Vec<u8>, fds: Fds, charge: Option<SessionId>) {
+        self.deferred_bytes += bytes.len();
+        self.deferred_messages += usize::from(charge.is_some());
+        self.deferred.push_back(Deferred {
+            after: self.next_ticket,
+            bytes,
+            fds,
+            charge,
+        });
+    }
+
+    /// The next message whose time has come.
+    pub fn next_deferred(&mut self) -> Option<Deferred> {
+        let oldest = self
+            .host
+            .as_ref()
+            .and_then(Link::oldest_ticket)
+            .unwrap_or(u64::MAX);
+        let front = self.deferred.front()?;
+        if front.after > oldest {
+            return None;
+        }
+        let deferred = self.deferred.pop_front()?;
+        self.deferred_bytes -= deferred.bytes.len();
+        self.deferred_messages -= usize::from(deferred.charge.is_some());
+        Some(deferred)
+    }
+
+    /// Bytes that are kept back.
+    pub fn deferred_bytes(&self) -> usize {
+        self.deferred_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session() -> Session {
+        let mut session = Session::new(Credentials::default(), true);
+        session.host = Some(Link::default());
+        session
+    }
+
+    fn call(session: &mut Session, serial: u32) {
+        let ticket = Some(session.ticket());
+        let call = DriverCall {
+            serial,
+            ticket,
+            purpose: Purpose::Plain,
+        };
+        session.host.as_mut().unwrap().driver.push_back(call);
+    }
+
+    #[test]
+    fn an_own_serial_is_none_that_the_client_has_outstanding() {
+        let mut link = Link::default();
+        link.outstanding.insert(0xf000_0001);
+        link.driver.push_back(DriverCall {
+            serial: 0xf000_0002,
+            ticket: None,
+            purpose: Purpose::Plain,
+        });
+        assert_eq!(link.own_serial(), 0xf000_0003);
+    }
+
+    #[test]
+    fn what_is_deferred_comes_out_in_order_behind_the_answers_that_were_due() {
+        let mut session = session();
+        call(&mut session, 1);
+        session.defer(b"a".to_vec(), Fds::NONE, None);
+        call(&mut session, 2);
+        session.defer(b"b".to_vec(), Fds::NONE, None);
+        assert!(session.next_deferred().is_none());
+        session.host.as_mut().unwrap().driver_reply(1).unwrap();
+        assert_eq!(session.next_deferred().unwrap().bytes, b"a");
+        assert!(session.next_deferred().is_none());
+        session.host.as_mut().unwrap().driver_reply(2).unwrap();
+        assert_eq!(session.next_deferred().unwrap().bytes, b"b");
+        assert_eq!(session.deferred_bytes(), 0);
+    }
+}

@@ -1,0 +1,188 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use dbus_router::NamePattern;
+use dbus_wire::address::{Address, parse_addresses};
+
+/// One session bus for a container: what programs inside offer comes first, everything else is on the host.
+///
+/// Programs that connect to the socket at PATH see one session bus. Names that are owned inside the container
+/// are found inside; all others are those of the host's session bus.
+#[derive(Parser, Debug)]
+#[command(name = "kapsule-dbus-mux", version, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Cli {
+    /// Serve, unless one of these is asked for.
+    #[command(subcommand)]
+    pub command: Option<Sub>,
+    /// What to serve.
+    #[command(flatten)]
+    pub serve: Serve,
+    /// Say more on standard error: -v what happens, -vv every decision.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Serve a container, whose directory /run/user/1000/box is bind-mounted into it:
+      kapsule-dbus-mux --listen /run/user/1000/box/bus
+  and inside:
+      export DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/1000/box/bus
+  The same, with a dbus-daemon of the container that other programs use directly:
+      kapsule-dbus-mux --listen /run/user/1000/box/bus --container-bus unix:path=/run/box/bus
+  Try it, without any container:
+      kapsule-dbus-mux run -- busctl --user list
+
+Environment:
+  DBUS_SESSION_BUS_ADDRESS  the host bus, unless --host-bus says otherwise
+  XDG_RUNTIME_DIR           where the host bus is (as `bus`) if neither says so
+  XDG_DATA_DIRS             where the container's services and applications are described
+  LISTEN_FDS, NOTIFY_SOCKET a socket passed by systemd takes the place of --listen; systemd is told READY";
+
+/// The first form: serve a socket.
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// The socket that programs inside connect to (mode 0600). What a dead process left there is replaced.
+    #[arg(long, value_name = "PATH", global = false)]
+    pub listen: Option<PathBuf>,
+    /// Which buses to bring together.
+    #[command(flatten)]
+    pub buses: Buses,
+}
+
+/// The buses, and what is inside.
+#[derive(Args, Debug, Clone)]
+pub struct Buses {
+    /// The container's own bus, if it has one that programs also use directly; otherwise the router is that
+    /// bus itself.
+    #[arg(long, value_name = "ADDRESS", value_parser = addresses)]
+    pub container_bus: Option<BusAddress>,
+    /// The host's session bus; "none" for a message bus by itself. [default: DBUS_SESSION_BUS_ADDRESS, then
+    /// $XDG_RUNTIME_DIR/bus]
+    #[arg(long, value_name = "ADDRESS|none", value_parser = addresses_or_none)]
+    pub host_bus: Option<HostBus>,
+    /// Where the container's services (dbus-1/services) and applications (applications) are described.
+    /// What is installed there is started inside and does not find the host's instance. [default: XDG_DATA_DIRS,
+    /// unless a container bus is given]
+    #[arg(long, value_name = "DIR:…", value_delimiter = ':')]
+    pub inside_data_dirs: Option<Vec<PathBuf>>,
+    /// A host name that is refused otherwise because it hands over the host: org.freedesktop.systemd1,
+    /// org.freedesktop.Flatpak, org.freedesktop.impl.portal.*. May be given several times.
+    #[arg(long, value_name = "NAME", value_parser = pattern)]
+    pub allow: Vec<NamePattern>,
+}
+
+/// Another form.
+#[derive(Subcommand, Debug)]
+pub enum Sub {
+    /// Run a command with a bus of its own in front of the host's, and end with it.
+    ///
+    /// Makes a private socket, sets DBUS_SESSION_BUS_ADDRESS for COMMAND, ends with COMMAND's status (128 + N if
+    /// signal N ended it) and leaves nothing behind.
+    Run {
+        /// Which buses to bring together.
+        #[command(flatten)]
+        buses: Buses,
+        /// The command and its arguments.
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+    /// Show who is connected to a running router, which names live where, and counters.
+    Status {
+        /// The socket of the router.
+        path: PathBuf,
+        /// Print JSON, one object on one line.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// An address as it was given, and what it means.
+#[derive(Clone, Debug)]
+pub struct BusAddress {
+    /// The addresses, to be tried in order.
+    pub addresses: Vec<Address>,
+}
+
+/// `--host-bus`.
+#[derive(Clone, Debug)]
+pub enum HostBus {
+    /// There is none.
+    None,
+    /// It is there.
+    At(BusAddress),
+}
+
+/// Reads an address, and says what is wrong with it where it leads nowhere.
+pub fn addresses(text: &str) -> Result<BusAddress, String> {
+    let remedy = "expected something like unix:path=/run/user/1000/bus";
+    let addresses = parse_addresses(text).map_err(|error| format!("{error}; {remedy}"))?;
+    let unsupported = |address: &Address| match address {
+        Address::Unsupported { transport } => Some(transport.clone()),
+        _ => None,
+    };
+    if addresses.is_empty() {
+        return Err(format!("the address is empty; {remedy}"));
+    }
+    let transports: Vec<String> = addresses.iter().filter_map(unsupported).collect();
+    if transports.len() == addresses.len() {
+        let transports = transports.join(", ");
+        return Err(format!(
+            "the transport {transports} is not supported, only unix and unixexec; {remedy}"
+        ));
+    }
+    Ok(BusAddress { addresses })
+}
+
+fn addresses_or_none(text: &str) -> Result<HostBus, String> {
+    match text {
+        "none" => Ok(HostBus::None),
+        text => addresses(text).map(HostBus::At),
+    }
+}
+
+fn pattern(text: &str) -> Result<NamePattern, String> {
+    NamePattern::parse(text).map_err(|error| error.to_string())
+}
+
+/// The command line as data, for manual pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_forms_of_the_manual_are_read() {
+        let cli = Cli::try_parse_from(["mux", "--listen", "/x", "--host-bus", "none"]).unwrap();
+        assert!(matches!(cli.serve.buses.host_bus, Some(HostBus::None)));
+        let cli =
+            Cli::try_parse_from(["mux", "run", "--host-bus", "unix:path=/h", "--", "ls", "-l"])
+                .unwrap();
+        assert!(matches!(cli.command, Some(Sub::Run { command, .. }) if command == ["ls", "-l"]));
+        let cli = Cli::try_parse_from(["mux", "status", "/x", "--json"]).unwrap();
+        assert!(matches!(cli.command, Some(Sub::Status { json: true, .. })));
+    }
+
+    #[test]
+    fn a_wrong_address_is_an_error_with_a_remedy() {
+        let error = addresses("tcp:host=localhost,port=1").unwrap_err();
+        assert!(
+            error.contains("tcp") && error.contains("unix:path="),
+            "{error}"
+        );
+        assert!(addresses("rubbish").unwrap_err().contains("rubbish"));
+    }
+}
