@@ -36,6 +36,10 @@ pub struct Arguments {
     /// With a container bus of its own process (a second dbus-daemon) in place of the built-in one
     #[arg(long)]
     remote: bool,
+
+    /// Use what has been built already
+    #[arg(long)]
+    no_build: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -53,19 +57,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             "the demo needs dbus-daemon, and it is not here (see above for what to install)",
         ));
     }
-    let build = cargo::build(&["--package", "kapsule-dbus-mux"]);
-    finished_well(&steps::run(
-        "build the multiplexer",
-        build,
-        steps::last_line,
-    )?)?;
-    let build = cargo::build(&["--package", "testbed", "--example", "demo_service"]);
-    finished_well(&steps::run(
-        "build the demo's services",
-        build,
-        steps::last_line,
-    )?)?;
-
+    if !arguments.no_build {
+        build("build the multiplexer", &["--package", "kapsule-dbus-mux"])?;
+        let services = ["--package", "testbed", "--example", "demo_service"];
+        build("build the demo's services", &services)?;
+    }
     let topology = match arguments.remote {
         true => Topology::Remote,
         false => Topology::Local,
@@ -73,12 +69,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Demo::start(topology)?.play()
 }
 
-fn finished_well(finished: &steps::Finished) -> Result<(), Failure> {
+fn build(step: &str, arguments: &[&str]) -> Result<(), Failure> {
+    let finished = steps::run(step, cargo::build(arguments), steps::last_line)?;
     if finished.status.success() {
         return Ok(());
     }
     finished.show_tail();
-    Err(Failure::new("that does not build (see above)"))
+    Err(Failure::new("the demo does not build (see above)"))
 }
 
 /// Where something is.

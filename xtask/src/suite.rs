@@ -106,14 +106,7 @@ fn workspace(filter: Option<&str>, tally: &mut Tally) -> Result<(), Failure> {
             "--failure-output=final",
         ]),
         // Documentation has a step of its own.
-        Harness::Cargo => cargo_command(&[
-            "test",
-            "--no-fail-fast",
-            "--lib",
-            "--bins",
-            "--tests",
-            "--examples",
-        ]),
+        Harness::Cargo => cargo_command(&["test", "--no-fail-fast", "--lib", "--bins", "--tests"]),
     };
     command.args(["--workspace", "--"]);
     if harness == Harness::Cargo {
@@ -156,10 +149,10 @@ fn demo(tally: &mut Tally) -> Result<(), Failure> {
         return Ok(());
     }
     for (name, arguments) in [
-        ("demo", &["xtask", "demo"][..]),
+        ("demo", &["xtask", "demo", "--no-build"][..]),
         (
             "demo with a remote container bus",
-            &["xtask", "demo", "--remote"],
+            &["xtask", "demo", "--no-build", "--remote"],
         ),
     ] {
         // Nobody is there to be asked, so it installs nothing more.

@@ -1,11 +1,12 @@
 //! The programs of other projects that tests need: what each is for, whether it is here, and which
 //! package of which distribution has it.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::processes::run_to_end;
+use crate::processes::{Output, run_to_end};
 use crate::reference;
 
 /// Something that is installed, or not.
@@ -36,6 +37,8 @@ pub struct Packages {
 enum Probe {
     /// A program of `PATH`, with arguments with which it ends well and does nothing.
     Program(&'static str, &'static [&'static str]),
+    /// A program of `PATH` that has no such arguments: it starts, however it ends.
+    Starts(&'static str),
     /// A program that is not in `PATH` but where distributions put the daemons of packages.
     Daemon(&'static str, &'static [&'static str]),
     /// A module of Python 3.
@@ -178,7 +181,8 @@ pub const DCONF_SERVICE: Tool = Tool {
 pub const GSETTINGS: Tool = Tool {
     name: "gsettings",
     purpose: "settings written inside and kept on the host",
-    probe: Probe::Program("gsettings", &["--version"]),
+    // Whatever it is asked, it fails where no schemas are installed.
+    probe: Probe::Starts("gsettings"),
     packages: Packages {
         debian: &["libglib2.0-bin"],
         fedora: &["glib2"],
@@ -258,16 +262,19 @@ impl Tool {
     /// is here and does not run.
     pub fn find(&self) -> Option<PathBuf> {
         match &self.probe {
-            Probe::Program(program, arguments) => runs((*program).into(), arguments),
+            Probe::Program(program, arguments) => {
+                in_path(program).find(|path| runs_well(path, arguments))
+            }
+            Probe::Starts(program) => in_path(program).find(|path| run(path, &[]).is_some()),
             Probe::Daemon(program, arguments) => ["/usr/libexec", "/usr/lib", "/usr/lib/dconf"]
                 .into_iter()
-                .map(|dir| PathBuf::from(dir).join(program))
-                .find_map(|path| runs(path, arguments)),
-            // The interpreter of the distribution has the distribution's modules; one that comes first
-            // in PATH may be another.
-            Probe::Python(module) => ["python3", "/usr/bin/python3"]
-                .into_iter()
-                .find_map(|python| runs(python.into(), &["-c", &format!("import {module}")])),
+                .map(|dir| Path::new(dir).join(program))
+                .find(|path| runs_well(path, arguments)),
+            // Of several, not every one has the distribution's modules.
+            Probe::Python(module) => {
+                let import = format!("import {module}");
+                in_path("python3").find(|python| runs_well(python, &["-c", &import]))
+            }
             Probe::ReferenceSuites => {
                 reference::Installation::find().map(|installation| installation.dir().to_owned())
             }
@@ -287,11 +294,27 @@ impl Tool {
     }
 }
 
-fn runs(program: PathBuf, arguments: &[&str]) -> Option<PathBuf> {
-    let mut command = Command::new(&program);
+/// All programs of this name in `PATH`.
+fn in_path(program: &str) -> impl Iterator<Item = PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+    let candidates: Vec<PathBuf> = std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .collect();
+    candidates.into_iter().filter(|candidate| {
+        candidate
+            .metadata()
+            .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    })
+}
+
+fn run(program: &Path, arguments: &[&str]) -> Option<Output> {
+    let mut command = Command::new(program);
     command.args(arguments);
-    let output = run_to_end(command, Duration::from_secs(10)).ok()?;
-    output.status.success().then_some(program)
+    run_to_end(command, Duration::from_secs(10)).ok()
+}
+
+fn runs_well(program: &Path, arguments: &[&str]) -> bool {
+    run(program, arguments).is_some_and(|output| output.status.success())
 }
 
 /// Skips a test, loudly, unless all of these tools are here.
