@@ -49,6 +49,9 @@ pub fn run(_: &Arguments) -> Result<ExitCode, Failure> {
         "clippy",
         "--workspace",
         "--all-targets",
+        // The command lines of all programs, and what is made of them.
+        "--features",
+        "xtask/dist",
         "--",
         "-D",
         "warnings",

@@ -424,10 +424,15 @@ impl Demo {
                 &inside,
                 &["busctl", "--user", "list", "--acquired", "--no-pager"],
             )?;
-            // The columns that a terminal of 100 columns has room for.
+            // The columns that tell something here.
+            let width = output
+                .lines()
+                .next()
+                .and_then(|titles| titles.find(" UNIT"))
+                .unwrap_or(usize::MAX);
             let rows: Vec<String> = output
                 .lines()
-                .map(|line| line.chars().take(90).collect())
+                .map(|line| line.chars().take(width).collect())
                 .collect();
             self.say(&rows.join("\n"));
         } else {
