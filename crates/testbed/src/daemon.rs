@@ -14,6 +14,7 @@ use crate::processes::{Line, Process};
 pub struct DbusDaemon {
     process: Process,
     address: String,
+    socket: PathBuf,
 }
 
 /// How a [`DbusDaemon`] is set up.
@@ -57,7 +58,11 @@ impl DbusDaemon {
                 // Services that it activates write there too.
                 let log = dir.join(format!("logs/{name}-services.log"));
                 stdout.drain_to(File::create(&log).map_err(Failure::doing("making a log"))?);
-                Ok(DbusDaemon { process, address })
+                Ok(DbusDaemon {
+                    process,
+                    address,
+                    socket,
+                })
             }
             _ => Err(process.failure("dbus-daemon did not print its address")),
         }
@@ -70,12 +75,7 @@ impl DbusDaemon {
 
     /// The path of its socket.
     pub fn socket(&self) -> &Path {
-        let path = self
-            .address
-            .strip_prefix("unix:path=")
-            .and_then(|rest| rest.split(',').next())
-            .expect("its configuration has it listen on unix:path=");
-        Path::new(path)
+        &self.socket
     }
 
     /// The process, to be signalled or ended.

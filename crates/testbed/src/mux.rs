@@ -19,8 +19,8 @@ pub struct Mux {
 /// Its command line.
 #[derive(Clone, Default)]
 pub struct MuxOptions {
-    /// `--host-bus`: an address, or `none`.
-    pub host_bus: String,
+    /// `--host-bus`: an address, or `none`. Without it the program looks for itself.
+    pub host_bus: Option<String>,
     /// `--container-bus`; none of it is the local bus.
     pub container_bus: Option<String>,
     /// `--inside-data-dirs`.
@@ -73,15 +73,16 @@ impl Mux {
         let its_dir = dir.make_dir(name);
         let socket = its_dir.join("bus");
         let notify_path = its_dir.join("notify");
+        // One that was started here before has left it.
+        let _ = std::fs::remove_file(&notify_path);
         let notify = UnixDatagram::bind(&notify_path)
             .map_err(Failure::doing("binding a socket for sd_notify"))?;
 
         let mut command = Command::new(mux_program()?);
-        command
-            .arg("--listen")
-            .arg(&socket)
-            .arg("--host-bus")
-            .arg(&options.host_bus);
+        command.arg("--listen").arg(&socket);
+        if let Some(address) = &options.host_bus {
+            command.arg("--host-bus").arg(address);
+        }
         if let Some(address) = &options.container_bus {
             command.arg("--container-bus").arg(address);
         }

@@ -112,6 +112,22 @@ pub const BUSCTL: Tool = Tool {
     },
 };
 
+/// Listens as systemd does, and passes the socket on.
+pub const SOCKET_ACTIVATE: Tool = Tool {
+    name: "systemd-socket-activate",
+    purpose: "a socket that systemd passes",
+    probe: Probe::Program("systemd-socket-activate", &["--version"]),
+    packages: BUSCTL.packages,
+};
+
+/// Joins its stdin and stdout to a bus.
+pub const STDIO_BRIDGE: Tool = Tool {
+    name: "systemd-stdio-bridge",
+    purpose: "a host bus behind a program (unixexec:)",
+    probe: Probe::Program("systemd-stdio-bridge", &["--version"]),
+    packages: BUSCTL.packages,
+};
+
 /// Sends notifications.
 pub const NOTIFY_SEND: Tool = Tool {
     name: "notify-send",
@@ -239,12 +255,14 @@ pub const PERMISSION_STORE: Tool = Tool {
 };
 
 /// All of them.
-pub const ALL: [&Tool; 15] = [
+pub const ALL: [&Tool; 17] = [
     &DBUS_DAEMON,
     &DBUS_SEND,
     &REFERENCE_SUITES,
     &GDBUS,
     &BUSCTL,
+    &SOCKET_ACTIVATE,
+    &STDIO_BRIDGE,
     &NOTIFY_SEND,
     &DUNST,
     &XVFB,

@@ -201,9 +201,10 @@ impl World {
             Topology::Plain => None,
             Topology::Local | Topology::Remote | Topology::NoHost => {
                 let options = MuxOptions {
-                    host_bus: host
-                        .as_ref()
-                        .map_or("none".to_owned(), |host| host.address().to_owned()),
+                    host_bus: Some(match &host {
+                        Some(host) => host.address().to_owned(),
+                        None => "none".to_owned(),
+                    }),
                     container_bus: container.as_ref().map(|bus| bus.address().to_owned()),
                     inside_data_dirs: vec![dir.join("inside-data")],
                     allow: options.allow.clone(),
