@@ -764,9 +764,14 @@ impl<'a> Reader<'a> {
         if self.depth >= MAX_VALUE_DEPTH {
             return Err(BodyError::TooDeep { at: start });
         }
+        // A complete type that begins with a bracket ends with one.
+        let signature = &self.signature[1..len - 1];
+        // Values without a size would make an endless array.
+        if signature.is_empty() {
+            return Err(BodyError::Signature(SignatureError::EmptyStruct));
+        }
         let mut inner = Reader {
-            // A complete type that begins with a bracket ends with one.
-            signature: &self.signature[1..len - 1],
+            signature,
             at: start,
             depth: self.depth + 1,
             ..*self
@@ -1422,6 +1427,19 @@ mod tests {
                 .array(|entry| entry.struct_(|e| e.str().map(|key| keys.push(key))))
                 .unwrap();
             assert_eq!(keys, ["k", "l"]);
+        }
+    }
+
+    #[test]
+    fn a_reader_copes_with_a_signature_that_nobody_has_checked() {
+        for bad in [
+            "a\u{7a4}", "a", "a)", "(", "(\u{e4})", ")", "{", "a{", "z", "{sv}", "a{sv",
+        ] {
+            let mut reader = Reader::new(Endian::Little, bad, &[1, 0, 0, 0, 0, 0, 0, 0, 1]);
+            let _ = reader.array(|element| element.skip());
+            let _ = reader.array(|element| element.struct_(|_| Ok(())));
+            let _ = reader.struct_(|fields| fields.skip());
+            let _ = reader.skip();
         }
     }
 

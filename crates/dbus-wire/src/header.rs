@@ -77,6 +77,10 @@ pub enum HeaderError {
     Local,
 }
 
+/// How many containers are around the value of a field: the array of fields, and the struct that is the
+/// field. Its variant is the third.
+const FIELD_DEPTH: u8 = 2;
+
 /// Where a field stands in the header: from its code to the end of its value. All zero: nowhere.
 #[derive(Copy, Clone, Debug, Default)]
 struct Place {
@@ -130,6 +134,8 @@ pub struct Header<'a> {
     pub unix_fds: u32,
     raw: &'a [u8],
     fields_len: u32,
+    /// Whether there are fields that the specification does not have.
+    unknown_fields: bool,
     sender_place: Place,
     destination_place: Place,
     reply_serial_place: Place,
@@ -179,6 +185,7 @@ impl<'a> Header<'a> {
             signature: "",
             unix_fds: 0,
             raw: header,
+            unknown_fields: false,
             fields_len: prologue.fields_len,
             sender_place: Place::default(),
             destination_place: Place::default(),
@@ -210,8 +217,8 @@ impl<'a> Header<'a> {
                 if code == 0 {
                     return Err(HeaderError::InvalidField);
                 }
-                // In the array and the struct of the header, a variant is the third container.
-                at = check.variant(start + 1, 2)?;
+                at = check.variant(start + 1, FIELD_DEPTH)?;
+                self.unknown_fields = true;
                 continue;
             }
             if seen & 1 << code != 0 {
@@ -338,35 +345,21 @@ impl<'a> Header<'a> {
         self.raw.len() + self.body_len as usize
     }
 
-    /// Appends to `out` a complete header with some fields replaced. All else is kept: the order of
-    /// fields, unknown fields, the byte order. A field that is set anew comes last.
+    /// Appends to `out` a complete header with some fields replaced. All else is kept: the byte order,
+    /// the order of fields, and unknown fields, unless [`Edit::known_fields_only`] says otherwise. A
+    /// field that is set anew comes last.
     ///
     /// A longer name makes a longer message, which can exceed the limit of 128 MiB by as much.
     pub fn rewrite(&self, edit: &Edit<'_>, out: &mut Vec<u8>) {
         let base = out.len();
-        let fields_end = FIXED_LEN + self.fields_len as usize;
         // Two names of at most 255 bytes, each with its code, length, NUL and padding, and a serial.
         out.reserve(self.raw.len() + 2 * 272 + 8);
 
-        let dropped = |change: &Change<'_>, place: Place| match change {
-            Change::Keep => None,
-            _ => (place.end > 0).then_some(place),
-        };
-        let mut places = [
-            dropped(&edit.destination, self.destination_place),
-            dropped(&edit.sender, self.sender_place),
-        ];
-        if let [Some(a), Some(b)] = places
-            && a.start > b.start
-        {
-            places.swap(0, 1);
+        if edit.known_fields_only && self.unknown_fields {
+            self.copy_known(edit, base, out);
+        } else {
+            self.copy_all(edit, base, out);
         }
-        let mut at = 0;
-        for place in places.into_iter().flatten() {
-            self.copy_run(at, place.before as usize, edit, base, out);
-            at = align(place.end as usize, 8);
-        }
-        self.copy_run(at, fields_end, edit, base, out);
 
         if let (Some(reply_serial), None) = (edit.reply_serial, self.reply_serial) {
             pad(base, out);
@@ -400,6 +393,75 @@ impl<'a> Header<'a> {
             fixed[8..12].copy_from_slice(&self.endian.u32_bytes(serial));
         }
         fixed[12..16].copy_from_slice(&self.endian.u32_bytes(fields_len));
+    }
+
+    /// Copies all fields but those that `edit` changes.
+    fn copy_all(&self, edit: &Edit<'_>, base: usize, out: &mut Vec<u8>) {
+        let fields_end = FIXED_LEN + self.fields_len as usize;
+        let dropped = |change: &Change<'_>, place: Place| match change {
+            Change::Keep => None,
+            _ => (place.end > 0).then_some(place),
+        };
+        let mut places = [
+            dropped(&edit.destination, self.destination_place),
+            dropped(&edit.sender, self.sender_place),
+        ];
+        if let [Some(a), Some(b)] = places
+            && a.start > b.start
+        {
+            places.swap(0, 1);
+        }
+        let mut at = 0;
+        for place in places.into_iter().flatten() {
+            self.copy_run(at, place.before as usize, edit, base, out);
+            at = align(place.end as usize, 8);
+        }
+        self.copy_run(at, fields_end, edit, base, out);
+    }
+
+    /// Copies field by field and leaves out what is not known, and what `edit` changes.
+    fn copy_known(&self, edit: &Edit<'_>, base: usize, out: &mut Vec<u8>) {
+        let fields_end = FIXED_LEN + self.fields_len as usize;
+        out.extend_from_slice(&self.raw[..FIXED_LEN]);
+        let mut at = FIXED_LEN;
+        while at < fields_end {
+            let start = align(at, 8);
+            let (code, end) = self.field_at(start);
+            let kept = match code {
+                field::DESTINATION => edit.destination == Change::Keep,
+                field::SENDER => edit.sender == Change::Keep,
+                code => (field::PATH..=field::UNIX_FDS).contains(&code),
+            };
+            if kept {
+                self.copy_run(start, end, edit, base, out);
+            }
+            at = end;
+        }
+    }
+
+    /// The code of the field that begins at an offset, and where the field ends.
+    fn field_at(&self, start: usize) -> (u8, usize) {
+        let code = self.raw[start];
+        let value = start + 4;
+        let end = match code {
+            field::REPLY_SERIAL | field::UNIX_FDS => value + 4,
+            field::SIGNATURE => value + 1 + usize::from(self.raw[value]) + 1,
+            field::PATH..=field::UNIX_FDS => {
+                let len = self.endian.u32_at(self.raw, value).unwrap_or(0);
+                value + 4 + len as usize + 1
+            }
+            _ => {
+                let check = Check {
+                    endian: self.endian,
+                    bytes: self.raw,
+                    unix_fds: u32::MAX,
+                };
+                // `parse` came through here, so this finds an end; if not, nothing comes after it.
+                let end = check.variant(start + 1, FIELD_DEPTH);
+                end.unwrap_or(self.raw.len())
+            }
+        };
+        (code, end)
     }
 
     /// Copies the fields from one offset to another. Every field begins at a multiple of eight, so
@@ -470,6 +532,10 @@ pub struct Edit<'a> {
     pub flags: Option<Flags>,
     /// The length of the body, for a body that is replaced as well.
     pub body_len: Option<u32>,
+    /// Leaves out the fields that the specification does not have. A bus that has the feature
+    /// `HeaderFiltering` promises that to its clients (specification: Message Bus Messages, property
+    /// `Features`).
+    pub known_fields_only: bool,
 }
 
 #[cfg(test)]
@@ -522,7 +588,7 @@ mod tests {
                 serial: Some(9),
                 reply_serial: Some(3),
                 flags: Some(Flags::NO_AUTO_START),
-                body_len: None,
+                ..Edit::default()
             };
             let mut out = vec![1, 2, 3];
             header.rewrite(&edit, &mut out);
@@ -555,6 +621,38 @@ mod tests {
         let mut out = Vec::new();
         header.rewrite(&Edit::default(), &mut out);
         assert_eq!(out, header.raw());
+    }
+
+    #[test]
+    fn unknown_fields_are_left_out_if_that_is_wanted() {
+        for endian in [Endian::Little, Endian::Big] {
+            let unknown = || Body::with_endian(endian).strs(["x"]);
+            let message = Builder::new(MessageType::Signal)
+                .endian(endian)
+                .field(77, unknown())
+                .field(field::MEMBER, Body::with_endian(endian).str("M"))
+                .field(78, unknown())
+                .field(field::SENDER, Body::with_endian(endian).str(":1.1"))
+                .field(field::REPLY_SERIAL, Body::with_endian(endian).u32(5))
+                .field(79, unknown())
+                .build();
+            let header = Header::parse(header_of(&message)).unwrap();
+            let edit = Edit {
+                known_fields_only: true,
+                sender: Change::Set(":1.2"),
+                reply_serial: Some(6),
+                ..Edit::default()
+            };
+            let mut out = Vec::new();
+            header.rewrite(&edit, &mut out);
+            let expected = Builder::new(MessageType::Signal)
+                .endian(endian)
+                .member("M")
+                .reply_serial(6)
+                .sender(":1.2")
+                .build();
+            assert_eq!(out, expected);
+        }
     }
 
     fn with(fields: &[(u8, Body)]) -> Result<(), HeaderError> {

@@ -258,7 +258,7 @@ impl<'s> Layout<'s> {
 }
 
 /// The length of the first complete type of a signature that need not be valid; `None` if there is
-/// none. Only brackets are looked at.
+/// none. Only brackets are looked at, and that all is ASCII, so that the type can be cut out of text.
 pub(crate) fn first_len(signature: &[u8]) -> Option<usize> {
     let mut depth = 0usize;
     for (at, &code) in signature.iter().enumerate() {
@@ -266,6 +266,7 @@ pub(crate) fn first_len(signature: &[u8]) -> Option<usize> {
             b'a' => continue,
             b'(' | b'{' => depth += 1,
             b')' | b'}' => depth = depth.checked_sub(1)?,
+            0x80.. => return None,
             _ => {}
         }
         if depth == 0 {
