@@ -164,6 +164,10 @@ pub(crate) struct Session {
     pub known: HashSet<WellKnownName>,
     /// RequestName calls for a remote container bus, to be said again should it restart: name and flags.
     pub requests: Vec<(WellKnownName, u32)>,
+    /// Names that a monitor lost on a remote container bus when it became one: no news to it.
+    pub lost: Vec<WellKnownName>,
+    /// Changes of owner, for the monitors, that come after this client's NameLost.
+    pub losing: Vec<(WellKnownName, Option<UniqueName>, Option<UniqueName>)>,
     /// The control link was asked to catch up with this session's container link.
     pub stepping: bool,
     /// It has; the next change of ownership on the container link may be passed on.
@@ -191,6 +195,8 @@ impl Session {
             told: Vec::new(),
             known: HashSet::new(),
             requests: Vec::new(),
+            lost: Vec::new(),
+            losing: Vec::new(),
             stepping: false,
             in_step: false,
             hello_serial: 0,

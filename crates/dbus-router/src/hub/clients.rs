@@ -149,7 +149,7 @@ impl Hub {
         };
         if destination == DRIVER {
             check(frame)?;
-            self.tap_client(id, frame, None, out);
+            self.tap_client(id, frame, out);
             self.take_for_driver(id, frame, out);
             return Ok(());
         }
@@ -163,14 +163,14 @@ impl Hub {
                 self.hold_for_activation(id, &name, frame, out);
             }
             Target::Host => {
-                self.tap_client(id, frame, None, out);
+                self.tap_client(id, frame, out);
                 if self.note_call(id, Bus::Host, header, out) {
                     self.counters.to_host += 1;
                     self.send_raw(Port::Link(Bus::Host, id), frame, out);
                 }
             }
             Target::Container(name) => {
-                self.tap_client(id, frame, None, out);
+                self.tap_client(id, frame, out);
                 if self.note_call(id, Bus::Container, header, out) {
                     self.counters.inside += 1;
                     let name = name.map(|name| name.to_string());
@@ -180,13 +180,13 @@ impl Hub {
             }
             Target::Nobody | Target::Unknown(_) => {
                 check(frame)?;
-                self.tap_client(id, frame, None, out);
+                self.tap_client(id, frame, out);
                 let (error, text) = nobody(destination, header.flags);
                 self.refuse(id, header, error, &text, out);
             }
             Target::Refused => {
                 check(frame)?;
-                self.tap_client(id, frame, None, out);
+                self.tap_client(id, frame, out);
                 self.counters.refused += 1;
                 tracing::info!(client = %id, destination, "refused: it hands over the host");
                 let text = format!(
@@ -274,13 +274,13 @@ impl Hub {
     pub(super) fn head_from(&self, from: SessionId, header: &Header<'_>, head: &mut Vec<u8>) {
         let name = self.display_name(from);
         head.clear();
-        header.rewrite(
-            &Edit {
-                sender: Change::Set(&name),
-                ..Edit::default()
-            },
-            head,
-        );
+        // A client may rely on it that a field which it knows, and we do not, was set by a bus.
+        let edit = Edit {
+            sender: Change::Set(&name),
+            known_fields_only: true,
+            ..Edit::default()
+        };
+        header.rewrite(&edit, head);
     }
 
     fn post(
@@ -292,7 +292,7 @@ impl Hub {
         frame: &Frame<'_>,
         out: &mut dyn Outbox,
     ) -> Result<(), Refusal> {
-        self.tap_client(from, frame, Some(to), out);
+        self.tap_client(from, frame, out);
         self.send_inside(from, to, head, frame.body, &frame.fds, out)?;
         self.broadcast_inside(from, header, head, frame.body, &frame.fds, Some(to), out);
         Ok(())
@@ -335,7 +335,7 @@ impl Hub {
 
     /// A signal without destination: to all inside who want it, and to the host.
     fn broadcast(&mut self, from: SessionId, frame: &Frame<'_>, out: &mut dyn Outbox) {
-        self.tap_client(from, frame, None, out);
+        self.tap_client(from, frame, out);
         if self.remote.is_some() {
             self.send_raw(Port::Link(Bus::Container, from), frame, out);
         } else {

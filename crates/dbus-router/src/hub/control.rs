@@ -195,7 +195,7 @@ impl Hub {
                         self.bus_name_changed(bus, name, old, new, out);
                         if bus == Bus::Host && self.is_tapped() && self.is_told_to_monitors(name) {
                             let (raw, body) = (header.raw(), frame.body);
-                            self.tap(header, raw, body, &Fds::NONE, Origin::Driver, None, out);
+                            self.tap(header, raw, body, &Fds::NONE, Origin::Driver, out);
                         }
                     }
                 }
@@ -212,7 +212,14 @@ impl Hub {
     }
 
     fn is_told_to_monitors(&self, name: &str) -> bool {
-        name.starts_with(':') || self.host_name_is_visible(name)
+        match UniqueName::parse(name) {
+            // A monitor has left the bus before it sees anything; that its link ends is not news to it.
+            Some(unique) => !self.monitors.iter().any(|id| {
+                self.session(*id)
+                    .is_some_and(|session| session.name == Some(unique))
+            }),
+            None => self.host_name_is_visible(name),
+        }
     }
 
     fn control_answered(

@@ -144,7 +144,7 @@ impl Hub {
             header,
             body.bytes(),
             unicast,
-            |rule| self.rule_names_match(rule, Origin::Client(from), header.destination, skip),
+            |rule| self.rule_names_match(rule, Origin::Client(from), header.destination),
             &mut found,
         );
         for &to in &found {
@@ -166,7 +166,6 @@ impl Hub {
         rule: &MatchRule,
         origin: Origin,
         destination: Option<&str>,
-        receiver: Option<SessionId>,
     ) -> bool {
         let sender_matches = match rule.sender.as_deref() {
             None => true,
@@ -178,9 +177,15 @@ impl Hub {
                 None => true,
                 Some(name) => {
                     destination == Some(name)
-                        || receiver.is_some_and(|to| self.is_name_of(name, Origin::Client(to)))
+                        || destination.is_some_and(|it| self.are_names_of_one(it, name))
                 }
             }
+    }
+
+    /// Whether two names, in the view, are names of one connection.
+    fn are_names_of_one(&self, one: &str, other: &str) -> bool {
+        let owner = |name: &str| UniqueName::parse(name).or_else(|| self.owner_in_view(name));
+        owner(one).is_some_and(|it| owner(other) == Some(it))
     }
 
     /// Whether `name`, in the view, is a name of `origin`.
@@ -205,7 +210,7 @@ impl Hub {
 
     /// Sends a message of the driver's to a client, behind the answers that are due to it from the host.
     pub(super) fn driver_send(&mut self, to: SessionId, bytes: Vec<u8>, out: &mut dyn Outbox) {
-        self.tap_own(&bytes, Some(to), out);
+        self.tap_own(&bytes, out);
         self.eavesdrop_driver(&bytes, to, out);
         self.driver_send_untapped(to, bytes, out);
     }
@@ -377,11 +382,11 @@ impl Hub {
             &header,
             body,
             false,
-            |rule| self.rule_names_match(rule, Origin::Driver, None, None),
+            |rule| self.rule_names_match(rule, Origin::Driver, None),
             &mut found,
         );
         if only.is_none() {
-            self.tap_own(&bytes, None, out);
+            self.tap_own(&bytes, out);
         }
         for &to in &found {
             if only.is_none_or(|only| only == to) {
@@ -403,7 +408,7 @@ impl Hub {
         self.session(id).is_some_and(|session| {
             session.rules.iter().any(|entry| {
                 entry.rule.matches(header, &args)
-                    && self.rule_names_match(&entry.rule, Origin::Driver, None, None)
+                    && self.rule_names_match(&entry.rule, Origin::Driver, None)
             })
         })
     }
@@ -421,7 +426,7 @@ impl Hub {
             &header,
             body,
             true,
-            |rule| self.rule_names_match(rule, Origin::Driver, header.destination, Some(receiver)),
+            |rule| self.rule_names_match(rule, Origin::Driver, header.destination),
             &mut found,
         );
         for to in found {
@@ -437,36 +442,17 @@ impl Hub {
     }
 
     /// Shows a message of our own making to the monitors.
-    pub(super) fn tap_own(
-        &mut self,
-        bytes: &[u8],
-        receiver: Option<SessionId>,
-        out: &mut dyn Outbox,
-    ) {
+    pub(super) fn tap_own(&mut self, bytes: &[u8], out: &mut dyn Outbox) {
         if self.is_tapped()
             && let Some((header, body)) = split(bytes)
         {
             let body = Payload::Borrowed(body);
-            self.tap(
-                &header,
-                header.raw(),
-                body,
-                &Fds::NONE,
-                Origin::Driver,
-                receiver,
-                out,
-            );
+            self.tap(&header, header.raw(), body, &Fds::NONE, Origin::Driver, out);
         }
     }
 
     /// Shows a message that a client sent to the monitors, with its sender in it.
-    pub(super) fn tap_client(
-        &mut self,
-        from: SessionId,
-        frame: &Frame<'_>,
-        receiver: Option<SessionId>,
-        out: &mut dyn Outbox,
-    ) {
+    pub(super) fn tap_client(&mut self, from: SessionId, frame: &Frame<'_>, out: &mut dyn Outbox) {
         if !self.is_tapped() {
             return;
         }
@@ -478,15 +464,7 @@ impl Hub {
         };
         frame.header.rewrite(&edit, &mut head);
         let origin = Origin::Client(from);
-        self.tap(
-            &frame.header,
-            &head,
-            frame.body,
-            &frame.fds,
-            origin,
-            receiver,
-            out,
-        );
+        self.tap(&frame.header, &head, frame.body, &frame.fds, origin, out);
     }
 
     /// Shows a message that a bus behind us sent to a client.
@@ -496,7 +474,6 @@ impl Hub {
         header: &Header<'_>,
         head: &[u8],
         frame: &Frame<'_>,
-        receiver: SessionId,
         out: &mut dyn Outbox,
     ) {
         if !self.is_tapped() {
@@ -519,15 +496,7 @@ impl Hub {
                 Origin::Client(_) => {}
             }
         }
-        self.tap(
-            header,
-            head,
-            frame.body,
-            &frame.fds,
-            origin,
-            Some(receiver),
-            out,
-        );
+        self.tap(header, head, frame.body, &frame.fds, origin, out);
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -538,7 +507,6 @@ impl Hub {
         body: Payload<'_>,
         fds: &Fds,
         origin: Origin,
-        receiver: Option<SessionId>,
         out: &mut dyn Outbox,
     ) {
         let args = Args::new(header, body.bytes());
@@ -551,7 +519,7 @@ impl Hub {
             let wanted = session.rules.is_empty()
                 || session.rules.iter().any(|entry| {
                     entry.rule.matches(header, &args)
-                        && self.rule_names_match(&entry.rule, origin, header.destination, receiver)
+                        && self.rule_names_match(&entry.rule, origin, header.destination)
                 });
             if !wanted {
                 continue;

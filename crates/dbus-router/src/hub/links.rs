@@ -108,14 +108,14 @@ impl Hub {
             let wanted = self.session(id).is_some_and(|session| {
                 session.rules.iter().any(|entry| {
                     entry.rule.matches(header, &args)
-                        && self.rule_names_match(&entry.rule, origin, None, None)
+                        && self.rule_names_match(&entry.rule, origin, None)
                 })
             });
             if !wanted {
                 return;
             }
         }
-        self.tap_link(origin, header, header.raw(), frame, id, out);
+        self.tap_link(origin, header, header.raw(), frame, out);
         self.counters.from_host += 1;
         self.send_raw(Port::Client(id), frame, out);
     }
@@ -154,7 +154,6 @@ impl Hub {
             &frame.header,
             frame.header.raw(),
             frame,
-            id,
             out,
         );
         self.send_raw(Port::Client(id), frame, out);
@@ -198,7 +197,7 @@ impl Hub {
                         )
                         .body(&body)
                         .build();
-                    self.tap_own(&reply, Some(id), out);
+                    self.tap_own(&reply, out);
                     out.send(Port::Client(id), Outgoing::whole(&reply));
                 }
                 _ => self.pass_from_host_driver(id, frame, out),
@@ -428,7 +427,7 @@ impl Hub {
             .to_client(dbus_wire::message::Builder::method_return(serial), &name)
             .body(&Body::new().str(&name))
             .build();
-        self.tap_own(&reply, Some(id), out);
+        self.tap_own(&reply, out);
         out.send(Port::Client(id), Outgoing::whole(&reply));
         out.resume(Port::Client(id));
     }

@@ -455,7 +455,8 @@ impl Hub {
             return;
         }
         self.flush_deferred(id, true, out);
-        self.leave_bus(id, out);
+        self.leave_bus(id, false, out);
+        self.loss_was_told(id, None, out);
         self.activation.forget(id);
         self.forget_joints(id);
         let slot = &mut self.slots[id.index as usize];

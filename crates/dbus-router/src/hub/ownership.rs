@@ -185,7 +185,7 @@ impl Hub {
             .serial(serial)
             .body(&body)
             .build();
-        self.tap_own(&bytes, None, out);
+        self.tap_own(&bytes, out);
     }
 
     /// Asks the host, on the session's own link, who owns a name that changes bus.
@@ -299,8 +299,9 @@ impl Hub {
         true
     }
 
-    /// A client goes (or becomes a monitor): its rules and names are gone, and who called it gets NoReply.
-    pub(super) fn leave_bus(&mut self, id: SessionId, out: &mut dyn Outbox) {
+    /// A client goes (or becomes a monitor): its rules and names are gone, and who called it gets
+    /// NoReply. `stays`: it is still there to hear that it lost its names.
+    pub(super) fn leave_bus(&mut self, id: SessionId, stays: bool, out: &mut dyn Outbox) {
         let Some(session) = self.session_mut(id) else {
             return;
         };
@@ -308,13 +309,17 @@ impl Hub {
             std::mem::take(&mut session.rules),
             std::mem::take(&mut session.claims),
         );
+        let was_monitor = session.phase == Phase::Monitor;
         let name = session.name.filter(|_| session.phase == Phase::Active);
-        for entry in rules {
-            self.matches.remove(id, &entry.rule);
+        // The rules of a monitor say what it sees, and are in no table.
+        if !was_monitor {
+            for entry in rules {
+                self.matches.remove(id, &entry.rule);
+            }
         }
         for claim in claims.iter().rev() {
             if let (_, Some(transfer)) = self.names.release(claim, id) {
-                self.name_transferred(&transfer, false, out);
+                self.name_transferred(&transfer, stays, out);
             }
         }
         if let (Some(name), None) = (name, &self.host) {

@@ -381,10 +381,12 @@ impl Hub {
         out: &mut dyn Outbox,
     ) {
         self.rewrite_from_container(&frame.header);
-        if self.is_tapped() {
+        // What another client sent was shown when it sent it.
+        let own = matches!(origin, Origin::Outside(sender) if self.clients.contains_key(&sender));
+        if self.is_tapped() && !own {
             let head = self.rewritten.clone();
             if let Ok(header) = Header::parse(&head) {
-                self.tap_link(origin, &header, &head, frame, id, out);
+                self.tap_link(origin, &header, &head, frame, out);
             }
         }
         self.send_rewritten(Port::Client(id), frame, out);
@@ -539,6 +541,11 @@ impl Hub {
             // The host's is the one that it hears of its unique name.
             Some("NameAcquired" | "NameLost")
                 if reader.str().is_ok_and(|name| name.starts_with(':')) => {}
+            Some("NameLost") => {
+                self.pass_from_container(id, Origin::Driver, frame, out);
+                let mut reader = Reader::new(header.endian, header.signature, frame.body.bytes());
+                self.loss_was_told(id, reader.str().ok(), out);
+            }
             _ => self.pass_from_container(id, Origin::Driver, frame, out),
         }
     }
@@ -598,7 +605,45 @@ impl Hub {
         }
         let shown = |raw: &str| UniqueName::parse(raw).map(|raw| self.container_shown(raw));
         let (old, new) = (shown(old), shown(new));
-        if let Ok(name) = WellKnownName::parse(name) {
+        for id in self.monitors.clone() {
+            if let Some(monitor) = self.session_mut(id)
+                && monitor.name == old
+                && let Some(place) = monitor.lost.iter().position(|it| **it == *name)
+            {
+                monitor.lost.swap_remove(place);
+                return;
+            }
+        }
+        let Ok(name) = WellKnownName::parse(name) else {
+            return;
+        };
+        // Who loses it is told first (NameLost), on its own link.
+        let loser = old.and_then(|old| self.clients.get(&old).copied());
+        if let Some(loser) = loser.and_then(|id| self.session_mut(id))
+            && loser.container.is_some()
+        {
+            return loser.losing.push((name, old, new));
+        }
+        self.tap_owner_changed(&name, old, new, out);
+    }
+
+    /// A client was told that it lost `name` (or goes, and loses all): monitors hear what became of it.
+    pub(super) fn loss_was_told(
+        &mut self,
+        id: SessionId,
+        name: Option<&str>,
+        out: &mut dyn Outbox,
+    ) {
+        let Some(session) = self.session_mut(id) else {
+            return;
+        };
+        let all = std::mem::take(&mut session.losing);
+        let (told, kept) = all
+            .into_iter()
+            .partition(|(lost, ..)| name.is_none_or(|name| **lost == *name));
+        session.losing = kept;
+        let told: Vec<_> = told;
+        for (name, old, new) in told {
             self.tap_owner_changed(&name, old, new, out);
         }
     }
@@ -850,6 +895,24 @@ impl Hub {
             for port in std::mem::take(&mut remote.waiting) {
                 out.resume(port);
             }
+        }
+    }
+
+    /// A client becomes a monitor: it hears that it lost its names on the container bus.
+    pub(super) fn leave_container(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        let raw = self.session(id).and_then(|session| session.container_name);
+        let (Some(raw), Some(remote)) = (raw, &self.remote) else {
+            return;
+        };
+        let names = remote.control.view.names_of(raw);
+        let lost: Vec<_> = names
+            .filter_map(|name| WellKnownName::parse(name).ok())
+            .collect();
+        for name in &lost {
+            self.driver_signal(id, "NameLost", &Body::new().str(name), out);
+        }
+        if let Some(session) = self.session_mut(id) {
+            session.lost = lost;
         }
     }
 

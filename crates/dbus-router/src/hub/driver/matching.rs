@@ -127,7 +127,8 @@ impl Hub {
             }
         }
         self.reply(id, call.header(), &Body::new(), out);
-        self.leave_bus(id, out);
+        self.leave_bus(id, true, out);
+        self.leave_container(id, out);
         let Some(session) = self.session_mut(id) else {
             return;
         };

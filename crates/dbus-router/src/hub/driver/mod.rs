@@ -54,7 +54,7 @@ impl Hub {
         let interface = header.interface;
         match header.member {
             Some("Hello") if for_driver && interface.is_none_or(|it| it == DRIVER) => {
-                self.tap_client(id, frame, None, out);
+                self.tap_client(id, frame, out);
                 self.hello(id, frame, out);
                 Ok(())
             }
@@ -87,13 +87,11 @@ impl Hub {
         let member = header.member.unwrap_or_default();
         let on_bus_path = header.path == Some(DRIVER_PATH);
         let mut interface_exists = false;
-        let mut elsewhere = false;
         for interface in table::INTERFACES {
             if header.interface.is_some_and(|it| it != interface.name) {
                 continue;
             }
             if interface.place == Place::BusPath && !on_bus_path {
-                elsewhere |= header.interface.is_some();
                 continue;
             }
             interface_exists = true;
@@ -117,10 +115,6 @@ impl Hub {
         let (error, text) = if interface_exists {
             let text = format!("{DRIVER} does not understand message {member}");
             (error_names::UNKNOWN_METHOD, text)
-        } else if elsewhere {
-            let path = header.path.unwrap_or_default();
-            let text = format!("The bus has {interface} at {DRIVER_PATH} only, not at {path}");
-            (error_names::UNKNOWN_OBJECT, text)
         } else {
             let text = format!("{DRIVER} does not understand interface {interface}");
             (error_names::UNKNOWN_INTERFACE, text)

@@ -326,6 +326,14 @@ impl Hub {
     }
 
     pub(super) fn update_environment(&mut self, call: &Call<'_>, out: &mut dyn Outbox) {
+        if call.header().path != Some(super::DRIVER_PATH) {
+            let text = format!(
+                "UpdateActivationEnvironment is at {} only",
+                super::DRIVER_PATH
+            );
+            let error = error_names::ACCESS_DENIED;
+            return self.refuse(call.id, call.header(), error, &text, out);
+        }
         if self.remote.is_some() {
             return self.ask_container_driver(call.id, call.frame, Purpose::Plain, out);
         }

@@ -15,8 +15,9 @@ const EXTRA_INTERFACES: &[&str] = &[
     "org.freedesktop.DBus.Monitoring",
     "org.freedesktop.DBus.Debug.Stats",
 ];
-/// The property Features: that header fields which we do not know are passed on unharmed is none of them.
-const FEATURES: &[&str] = &[];
+/// The property Features: ActivatableServicesChanged is sent; and a message from another client has no header
+/// fields but those that a bus has checked or set.
+const FEATURES: &[&str] = &["ActivatableServicesChanged", "HeaderFiltering"];
 
 impl Hub {
     pub(super) fn ping(&mut self, call: &Call<'_>, out: &mut dyn Outbox) {
