@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::deadline::Deadline;
 use crate::failure::Failure;
 use crate::processes::{indented, run_to_end};
 use crate::world::{Topology, World, WorldOptions};
@@ -110,7 +111,12 @@ impl Installation {
         for case in self.cases(suite)? {
             let mut outcome = self.run_case(suite, &case, &world);
             if let Some(mux) = &mut world.mux {
-                if mux.process().has_ended().is_some() {
+                // One that is about to die takes a moment to be gone.
+                let patience = match outcome.verdict {
+                    Verdict::Failed => Duration::from_millis(300),
+                    Verdict::Passed | Verdict::Skipped => Duration::ZERO,
+                };
+                if mux.process().wait(Deadline::after(patience)).is_some() {
                     let failure = mux.process().failure("The multiplexer died in this case.");
                     outcome.verdict = Verdict::Failed;
                     write!(outcome.log, "\n{failure}").expect("a String takes all that is written");

@@ -264,13 +264,15 @@ impl Hub {
     fn host_driver_signalled(&mut self, id: SessionId, frame: &Frame<'_>, out: &mut dyn Outbox) {
         let header = &frame.header;
         let mut reader = Reader::new(header.endian, header.signature, frame.body.bytes());
-        if header.member == Some("NameOwnerChanged")
-            && let Ok(name) = reader.str()
-            && !self.host_change_is_told(id, name)
-        {
-            return;
+        let told = match (header.member, reader.str()) {
+            (Some("NameOwnerChanged"), Ok(name)) => self.host_change_is_told(id, name),
+            // It was told with the answer of Hello, so that nothing comes in between.
+            (Some("NameAcquired"), Ok(name)) => !name.starts_with(':'),
+            _ => true,
+        };
+        if told {
+            self.pass_from_host_driver(id, frame, out);
         }
-        self.pass_from_host_driver(id, frame, out);
     }
 
     /// Whether a session hears of the host's change of a name's owner now.
@@ -410,6 +412,7 @@ impl Hub {
             self.registered_if_both(id, out);
         } else {
             self.registered(id, out);
+            self.name_acquired(id, out);
         }
     }
 
@@ -430,6 +433,12 @@ impl Hub {
         self.tap_own(&reply, out);
         out.send(Port::Client(id), Outgoing::whole(&reply));
         out.resume(Port::Client(id));
+    }
+
+    /// The rest of Hello: a new name is acquired as others are.
+    pub(super) fn name_acquired(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        let body = Body::new().str(&self.display_name(id));
+        self.driver_signal(id, "NameAcquired", &body, out);
     }
 
     /// A link could not be opened, or its Hello was refused: the client is where it was before Hello.

@@ -495,6 +495,7 @@ impl Hub {
             // The container bus is away: the host alone will do until it is back.
             if session.name.is_some() && session.container.is_none() {
                 self.registered(id, out);
+                self.name_acquired(id, out);
             }
             return;
         };
@@ -503,6 +504,7 @@ impl Hub {
         }
         self.container_hello_ended(id, out);
         self.registered(id, out);
+        self.name_acquired(id, out);
         out.resume(Port::Link(Bus::Container, id));
     }
 

@@ -48,7 +48,7 @@ impl Hub {
         let text = name.to_string();
         let body = owner_changed_body(&text, None, Some(name));
         self.driver_broadcast("NameOwnerChanged", &body, None, out);
-        self.driver_signal(id, "NameAcquired", &Body::new().str(&text), out);
+        self.name_acquired(id, out);
     }
 
     pub(super) fn hello_again(&mut self, call: &Call<'_>, out: &mut dyn Outbox) {
