@@ -1,0 +1,1 @@
+//! Applications that break when any of it is wrong.

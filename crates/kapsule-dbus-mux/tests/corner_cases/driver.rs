@@ -1,0 +1,1 @@
+//! Lines 27 to 30: the driver.

@@ -1,0 +1,1 @@
+//! Clients that mean harm, or are many.

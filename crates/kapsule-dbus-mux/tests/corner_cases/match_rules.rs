@@ -1,0 +1,1 @@
+//! Lines 15 to 19: match rules.

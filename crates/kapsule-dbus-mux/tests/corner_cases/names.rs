@@ -1,0 +1,1 @@
+//! Lines 11 to 14: names.

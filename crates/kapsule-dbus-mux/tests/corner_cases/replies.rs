@@ -1,0 +1,1 @@
+//! Lines 7 to 10: replies and flags.
