@@ -15,7 +15,7 @@ mod peer;
 mod queue;
 mod services;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -194,6 +194,8 @@ pub struct Router {
     accepting: bool,
     /// There were no descriptors left for new clients a moment ago.
     accept_later: bool,
+    /// Clients that have not authenticated, and some that have since.
+    strangers: VecDeque<Token>,
     host: Option<Vec<Address>>,
     container: Option<Vec<Address>>,
     services: ServiceDirs,
@@ -263,6 +265,7 @@ impl Router {
             listener,
             accepting: false,
             accept_later: false,
+            strangers: VecDeque::new(),
             host: config.host,
             container: config.container,
             services: ServiceDirs::new(config.data_dirs),
@@ -468,6 +471,9 @@ impl Router {
         match received {
             Ok(received) if received.truncated => {
                 self.fault(token, "the kernel had no room for its file descriptors");
+            }
+            Ok(_) if connection.fds.len() > 2 * MAX_FDS => {
+                self.fault(token, "more file descriptors came than messages can carry");
             }
             Ok(received) if received.bytes > 0 => {
                 drop(partial);
@@ -1197,6 +1203,26 @@ impl Router {
             let token = self.io.insert(connection);
             self.io
                 .alarm(self.hub.limits().hello_time, Alarm::Hello(token));
+            self.strangers.push_back(token);
+            self.turn_away_strangers();
+        }
+    }
+
+    /// Who connects and does not authenticate gives way to those who come after.
+    fn turn_away_strangers(&mut self) {
+        let most = self.hub.limits().unregistered_clients;
+        if self.strangers.len() <= most {
+            return;
+        }
+        let io = &self.io;
+        self.strangers.retain(|token| {
+            let connection = io.live(*token).and_then(|index| io.at(index));
+            connection.is_some_and(|it| matches!(it.stage, Stage::Authenticating(_)))
+        });
+        if self.strangers.len() > most
+            && let Some(oldest) = self.strangers.pop_front()
+        {
+            self.fault(oldest, "too many clients have not authenticated");
         }
     }
 
