@@ -261,7 +261,7 @@ impl Check<'_> {
     #[inline]
     pub(crate) fn text(&self, at: usize) -> Result<(usize, usize), BodyError> {
         let (len, start) = self.u32(at)?;
-        let end = start + len as usize;
+        let end = start.saturating_add(len as usize);
         match self.bytes.get(end) {
             Some(0) => Ok((start, end)),
             Some(_) => Err(BodyError::MissingNul { at: start }),
@@ -416,7 +416,9 @@ pub(crate) fn skip_unchecked(
         b's' | b'o' => {
             *typ += 1;
             let at = align(at, 4);
-            Some(at + 4 + endian.u32_at(bytes, at)? as usize + 1)
+            let len = endian.u32_at(bytes, at)? as usize;
+            let end = (at + 5).saturating_add(len);
+            (end <= bytes.len()).then_some(end)
         }
         b'g' => {
             *typ += 1;
@@ -426,7 +428,9 @@ pub(crate) fn skip_unchecked(
             let element = *signature.get(*typ + 1)?;
             *typ += first_len(&signature[*typ..])?;
             let at = align(at, 4);
-            Some(align(at + 4, alignment(element)) + endian.u32_at(bytes, at)? as usize)
+            let len = endian.u32_at(bytes, at)? as usize;
+            let end = align(at + 4, alignment(element)).saturating_add(len);
+            (end <= bytes.len()).then_some(end)
         }
         b'v' => {
             *typ += 1;

@@ -201,11 +201,15 @@ impl<'a> Header<'a> {
             bytes: fields,
             unix_fds: u32::MAX,
         };
+        let texts = Texts::new(fields);
         let mut seen = 0u16;
         let mut at = FIXED_LEN;
         while at < fields.len() {
             let before = at;
-            let start = check.pad(at, 8)?;
+            let start = align(at, 8);
+            if !texts.is_zero_to(at, start) {
+                return Err(BodyError::Padding { at }.into());
+            }
             // The shortest field is six bytes: code, one byte of signature with its length and NUL,
             // and two bytes of value.
             let Some(&[code, type_len, typ, type_nul]) =
@@ -253,7 +257,7 @@ impl<'a> Header<'a> {
                     let len = *fields
                         .get(value)
                         .ok_or(BodyError::Truncated { at: value })?;
-                    self.signature = text(fields, value + 1, usize::from(len))?;
+                    self.signature = texts.get(value + 1, usize::from(len))?;
                     at = value + 1 + usize::from(len) + 1;
                 }
                 _ => {
@@ -261,7 +265,7 @@ impl<'a> Header<'a> {
                         .endian
                         .u32_at(fields, value)
                         .ok_or(BodyError::Truncated { at: value })?;
-                    let text = Some(text(fields, value + 4, len as usize)?);
+                    let text = Some(texts.get(value + 4, len as usize)?);
                     at = value + 4 + len as usize + 1;
                     match code {
                         field::PATH => self.path = text,
@@ -490,18 +494,72 @@ fn pad(base: usize, out: &mut Vec<u8>) {
     out.resize(base + align(out.len() - base, 8), 0);
 }
 
-/// Text of `len` bytes with its NUL.
-#[inline]
-fn text(fields: &[u8], start: usize, len: usize) -> Result<&str, HeaderError> {
-    let end = start + len;
-    match fields.get(end) {
-        Some(0) => {}
-        Some(_) => return Err(BodyError::MissingNul { at: start }.into()),
-        None => return Err(BodyError::Truncated { at: start }.into()),
+/// The texts in the fields. Checking many short strings one by one is most of what parsing a header would
+/// cost; almost always all fields together are UTF-8, so that is tried once.
+struct Texts<'a> {
+    bytes: &'a [u8],
+    /// What is behind the fixed part, if it is UTF-8 as a whole.
+    whole: Option<&'a str>,
+}
+
+impl<'a> Texts<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Texts {
+            bytes,
+            whole: std::str::from_utf8(&bytes[FIXED_LEN..]).ok(),
+        }
     }
-    match std::str::from_utf8(&fields[start..end]) {
-        Ok(text) if !text.as_bytes().contains(&0) => Ok(text),
-        _ => Err(BodyError::Utf8 { at: start }.into()),
+
+    /// Text of `len` bytes, with the NUL behind it and none inside.
+    #[inline]
+    fn get(&self, start: usize, len: usize) -> Result<&'a str, HeaderError> {
+        let end = start.saturating_add(len);
+        match self.bytes.get(end) {
+            Some(0) => {}
+            Some(_) => return Err(BodyError::MissingNul { at: start }.into()),
+            None => return Err(BodyError::Truncated { at: start }.into()),
+        }
+        let text = match self.whole {
+            Some(whole) => whole.get(start - FIXED_LEN..end - FIXED_LEN),
+            None => std::str::from_utf8(&self.bytes[start..end]).ok(),
+        };
+        match text {
+            Some(text) if !self.has_nul(start, end) => Ok(text),
+            _ => Err(BodyError::Utf8 { at: start }.into()),
+        }
+    }
+
+    /// Eight bytes as a number whose lowest byte comes first. There are always eight bytes before what
+    /// is looked at here: the fixed part.
+    #[inline]
+    fn word(&self, at: usize) -> u64 {
+        let word = self.bytes.get(at..).and_then(|rest| rest.first_chunk());
+        word.map_or(0, |word| u64::from_le_bytes(*word))
+    }
+
+    #[inline]
+    fn has_nul(&self, start: usize, end: usize) -> bool {
+        const ONES: u64 = 0x0101_0101_0101_0101;
+        const HIGH: u64 = 0x8080_8080_8080_8080;
+        // The high bit of a byte is set if it is 0; of bytes after it perhaps too.
+        let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
+        let mut at = start;
+        while at + 8 <= end {
+            if zeros(self.word(at)) != 0 {
+                return true;
+            }
+            at += 8;
+        }
+        // The last word also has bytes before the text, which are made to be no NUL.
+        let before = 8 - (end - at);
+        before < 8 && zeros(self.word(end - 8) | ((1 << (8 * before)) - 1)) != 0
+    }
+
+    /// Whether the bytes from `at` to `start`, at most seven, are 0.
+    #[inline]
+    fn is_zero_to(&self, at: usize, start: usize) -> bool {
+        let count = start - at;
+        count == 0 || self.word(start - 8) >> (64 - 8 * count) == 0
     }
 }
 

@@ -473,7 +473,7 @@ impl<'a> Args<'a> {
             let start = align(position.at, 4) + 4;
             let len = self.endian.u32_at(self.body, start - 4);
             let text = len
-                .and_then(|len| self.body.get(start..start + len as usize))
+                .and_then(|len| self.body.get(start..start.saturating_add(len as usize)))
                 .and_then(|bytes| std::str::from_utf8(bytes).ok());
             let Some(text) = text else {
                 position.typ = self.signature.len();

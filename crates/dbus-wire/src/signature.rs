@@ -69,6 +69,7 @@ pub fn check_single(signature: &str) -> Result<(), SignatureError> {
 }
 
 /// Whether a type code is a basic type: those that may be the key of a dict entry.
+#[inline]
 pub(crate) const fn is_basic(code: u8) -> bool {
     matches!(
         code,
@@ -101,10 +102,6 @@ pub(crate) const fn alignment(code: u8) -> usize {
 
 /// Checks a signature, and returns how many complete types it has.
 pub(crate) fn check_bytes(signature: &[u8]) -> Result<usize, SignatureError> {
-    // The signatures that most messages have: one or a few basic types.
-    if signature.len() <= 4 && signature.iter().all(|&code| is_basic(code) || code == b'v') {
-        return Ok(signature.len());
-    }
     Layout::new(signature).map(|layout| layout.count)
 }
 
@@ -117,7 +114,38 @@ pub(crate) struct Layout<'s> {
 }
 
 impl<'s> Layout<'s> {
+    #[inline]
     pub(crate) fn new(signature: &'s [u8]) -> Result<Self, SignatureError> {
+        // Most signatures have no brackets, and then there is little to know.
+        let mut count = 0;
+        let mut arrays = 0u8;
+        for &code in signature {
+            if code == b'a' {
+                arrays = arrays.saturating_add(1);
+            } else if is_basic(code) || code == b'v' {
+                if arrays > MAX_DEPTH {
+                    return Err(SignatureError::TooDeep);
+                }
+                arrays = 0;
+                count += 1;
+            } else {
+                return Layout::with_brackets(signature);
+            }
+        }
+        if signature.len() > MAX_SIGNATURE_LEN {
+            return Err(SignatureError::TooLong);
+        }
+        if arrays > 0 {
+            return Err(SignatureError::MissingElement);
+        }
+        Ok(Layout {
+            signature,
+            close: [0; MAX_SIGNATURE_LEN],
+            count,
+        })
+    }
+
+    fn with_brackets(signature: &'s [u8]) -> Result<Self, SignatureError> {
         #[derive(Copy, Clone, Default)]
         struct Open {
             at: u8,
