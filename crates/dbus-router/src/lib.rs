@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod engine;
+mod hash;
 mod hub;
 mod limits;
 mod local_bus;

@@ -1,12 +1,13 @@
 //! One client: its links, its rules, and what it is still to be told. No I/O.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use dbus_wire::match_rule::MatchRule;
 use dbus_wire::names::{UniqueName, WellKnownName};
 
+use crate::hash::HashSet;
 use crate::hub::joint::JointId;
 use crate::local_bus::RuleEntry;
 use crate::outbox::Fds;
@@ -91,6 +92,8 @@ pub(crate) struct Link {
     pub outstanding: HashSet<u32>,
     /// Calls to the driver that wait, the client's and ours.
     pub driver: VecDeque<DriverCall>,
+    /// Calls that came by this link and that the client has not answered: who called, under which serial.
+    asked: HashSet<(UniqueName, u32)>,
     last_own_serial: u32,
 }
 
@@ -106,6 +109,19 @@ impl Link {
                 return serial;
             }
         }
+    }
+
+    /// A call came by this link and wants an answer. Past `limit`, what was never answered is forgotten.
+    pub fn was_asked(&mut self, caller: UniqueName, serial: u32, limit: usize) {
+        if self.asked.len() >= limit {
+            self.asked.clear();
+        }
+        self.asked.insert((caller, serial));
+    }
+
+    /// The client answers a call: whether there was one, and this is the first answer.
+    pub fn may_answer(&mut self, caller: UniqueName, serial: u32) -> bool {
+        self.asked.remove(&(caller, serial))
     }
 
     /// The reply with this serial has come from the driver: what it was for.
@@ -193,7 +209,7 @@ impl Session {
             rules: Vec::new(),
             claims: Vec::new(),
             told: Vec::new(),
-            known: HashSet::new(),
+            known: HashSet::default(),
             requests: Vec::new(),
             lost: Vec::new(),
             losing: Vec::new(),
@@ -307,6 +323,21 @@ mod tests {
             purpose: Purpose::Plain,
         });
         assert_eq!(link.own_serial(), 0xf000_0003);
+    }
+
+    #[test]
+    fn only_a_call_that_came_may_be_answered_and_once() {
+        let mut link = Link::default();
+        let name = |minor| UniqueName { major: 1, minor };
+        link.was_asked(name(5), 7, 2);
+        assert!(!link.may_answer(name(5), 8));
+        assert!(!link.may_answer(name(6), 7));
+        assert!(link.may_answer(name(5), 7));
+        assert!(!link.may_answer(name(5), 7));
+        for serial in 1..=3 {
+            link.was_asked(name(5), serial, 2);
+        }
+        assert!(link.may_answer(name(5), 3), "the newest is known at the limit");
     }
 
     #[test]

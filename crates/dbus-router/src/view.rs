@@ -1,8 +1,8 @@
 //! Who owns what on a bus behind the router, as its control link tells. No I/O.
 
-use std::collections::{HashMap, HashSet};
-
 use dbus_wire::names::UniqueName;
+
+use crate::hash::{HashMap, HashSet};
 
 /// The state of one bus.
 #[derive(Default, Debug)]

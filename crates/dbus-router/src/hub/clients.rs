@@ -4,6 +4,7 @@ use dbus_wire::body::check_body;
 use dbus_wire::error_names;
 use dbus_wire::frame::{Flags, MessageType};
 use dbus_wire::header::{Change, Edit, Header};
+use dbus_wire::names::UniqueName;
 
 use super::deliver::Refusal;
 use super::resolve::Target;
@@ -84,7 +85,8 @@ impl Hub {
         header.rewrite(&edit, &mut self.rewritten);
     }
 
-    /// Remembers that a call to a bus waits for its reply. Where too many do, refuses it and says no.
+    /// Whether a message may go to a bus. Remembers that a call waits for its reply; where too many do, refuses it
+    /// and says no. A reply to the host has to answer a call that came from there.
     fn note_call(
         &mut self,
         id: SessionId,
@@ -110,6 +112,13 @@ impl Hub {
             );
             return false;
         };
+        // A session bus passes replies on that nobody asked for, and several libraries take a reply by its
+        // serial, whoever sent it: what is refused by every other way must not be reached by this one.
+        if let (Bus::Host, MessageType::MethodReturn | MessageType::Error) = (bus, header.kind) {
+            let caller = header.destination.and_then(UniqueName::parse);
+            let asked = caller.zip(header.reply_serial);
+            return asked.is_some_and(|(caller, serial)| link.may_answer(caller, serial));
+        }
         if header.kind != MessageType::MethodCall || header.flags.contains(Flags::NO_REPLY_EXPECTED)
         {
             return true;

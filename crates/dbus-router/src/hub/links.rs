@@ -2,7 +2,7 @@
 
 use dbus_wire::body::{Body, Reader};
 use dbus_wire::error_names;
-use dbus_wire::frame::MessageType;
+use dbus_wire::frame::{Flags, MessageType};
 use dbus_wire::header::Header;
 use dbus_wire::names::UniqueName;
 
@@ -40,6 +40,7 @@ impl Hub {
     }
 
     fn route_from_host(&mut self, id: SessionId, header: &Header<'_>) -> Verdict {
+        let limit = self.config.limits.calls_per_client;
         let Some(session) = self.session_mut(id) else {
             return Verdict::Drop;
         };
@@ -52,6 +53,11 @@ impl Hub {
         match (header.kind, header.reply_serial) {
             (MessageType::MethodReturn | MessageType::Error, Some(serial)) => {
                 link.outstanding.remove(&serial);
+            }
+            (MessageType::MethodCall, _) if !header.flags.contains(Flags::NO_REPLY_EXPECTED) => {
+                if let Some(caller) = header.sender.and_then(UniqueName::parse) {
+                    link.was_asked(caller, header.serial, limit);
+                }
             }
             (MessageType::Signal, _) if header.destination.is_none() => {
                 if let Some(sender) = header.sender.and_then(UniqueName::parse) {
@@ -142,6 +148,10 @@ impl Hub {
                     }
                 }
                 self.flush_deferred(id, false, out);
+                // With two buses the client's next call to the driver has waited for this answer.
+                if self.remote.is_some() {
+                    out.resume(Port::Client(id));
+                }
             }
             (MessageType::Signal, _) => self.host_driver_signalled(id, frame, out),
             _ => {}
@@ -327,7 +337,7 @@ impl Hub {
         };
         if header
             .flags
-            .contains(dbus_wire::frame::Flags::NO_REPLY_EXPECTED)
+            .contains(Flags::NO_REPLY_EXPECTED)
         {
             return session.host.is_some();
         }

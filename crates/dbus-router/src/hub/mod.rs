@@ -28,13 +28,12 @@ mod remote;
 mod resolve;
 mod status;
 
-use std::collections::HashMap;
-
 use dbus_wire::frame::MessageType;
 use dbus_wire::guid::Guid;
 use dbus_wire::header::Header;
 use dbus_wire::names::UniqueName;
 
+use crate::hash::HashMap;
 use crate::limits::Limits;
 use crate::local_bus::{
     Activation, ActivationId, MatchRegistry, NameRegistry, Replies, ServiceSet,
@@ -170,7 +169,7 @@ impl Hub {
             slots: Vec::new(),
             free: Vec::new(),
             unregistered: 0,
-            clients: HashMap::new(),
+            clients: HashMap::default(),
             names: NameRegistry::default(),
             matches: MatchRegistry::default(),
             replies: Replies::default(),

@@ -4,7 +4,7 @@
 //! `:(M+OFFSET).N` here. OFFSET grows by a step each time the container bus restarts: an old name never means
 //! a new program. A client's own name there is an *alias* of its host name.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use dbus_wire::body::{Body, Reader};
@@ -19,6 +19,7 @@ use super::deliver::Origin;
 use super::joint::without_eavesdrop;
 use super::resolve::Target;
 use super::{Control, DRIVER, Frame, Hub, Verdict};
+use crate::hash::HashMap;
 use crate::outbox::{Ending, Outbox, Outgoing};
 use crate::policy::Access;
 use crate::port::{Bus, Port, SessionId};
@@ -50,7 +51,7 @@ impl Default for Remote {
         Remote {
             control: Control::new(Bus::Container),
             offset: STEP,
-            aliases: HashMap::new(),
+            aliases: HashMap::default(),
             retired: VecDeque::new(),
             hellos: Vec::new(),
             waiting: Vec::new(),

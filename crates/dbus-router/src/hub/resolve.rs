@@ -72,7 +72,7 @@ impl Hub {
         let Some(host) = &self.host else {
             return Target::Nobody;
         };
-        // Who answers was asked: the host itself drops what it did not ask for.
+        // Who answers was asked: that is looked at when it is sent.
         if matches!(header.kind, MessageType::MethodReturn | MessageType::Error) {
             return Target::Host;
         }

@@ -3,12 +3,12 @@
 //! Specification, "Match Rules". Rules are found by interface first and by their first argument second,
 //! because a desktop has hundreds of rules for NameOwnerChanged that differ in nothing but arg0.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use dbus_wire::header::Header;
 use dbus_wire::match_rule::{Arg, ArgMatch, Args, MatchRule};
 
+use crate::hash::HashMap;
 use crate::port::SessionId;
 
 /// A rule of one client, and how often it was added.

@@ -3,10 +3,11 @@
 //! Specification, "Message Bus Name Ownership" and the methods RequestName, ReleaseName and ListQueuedOwners.
 //! Invariants: a name in the table has an owner; nobody is in one queue twice; the owner is the first.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use dbus_wire::names::WellKnownName;
 
+use crate::hash::HashMap;
 use crate::port::SessionId;
 
 /// The flags of RequestName.

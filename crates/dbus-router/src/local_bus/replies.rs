@@ -3,8 +3,7 @@
 //! Specification, "Message Types": a call gets one reply, from the one that was called. A bus lets no other
 //! message of type METHOD_RETURN or ERROR pass. Two callers may use the same serial.
 
-use std::collections::{HashMap, HashSet};
-
+use crate::hash::{HashMap, HashSet};
 use crate::port::SessionId;
 
 /// What became of the wish to expect a reply.
@@ -23,8 +22,8 @@ pub(crate) enum Expectation {
 pub(crate) struct Replies {
     /// Callee → (caller, serial).
     owed: HashMap<SessionId, HashSet<(SessionId, u32)>>,
-    /// Caller → (callee, serial).
-    awaited: HashMap<SessionId, HashSet<(SessionId, u32)>>,
+    /// Caller → how many it waits for.
+    awaited: HashMap<SessionId, usize>,
 }
 
 impl Replies {
@@ -37,16 +36,13 @@ impl Replies {
         limit: usize,
     ) -> Expectation {
         let awaited = self.awaited.entry(caller).or_default();
-        if awaited.len() >= limit {
+        if *awaited >= limit {
             return Expectation::TooMany;
         }
-        if !awaited.insert((callee, serial)) {
+        if !self.owed.entry(callee).or_default().insert((caller, serial)) {
             return Expectation::Twice;
         }
-        self.owed
-            .entry(callee)
-            .or_default()
-            .insert((caller, serial));
+        *awaited += 1;
         Expectation::Noted
     }
 
@@ -57,7 +53,7 @@ impl Replies {
         };
         let known = owed.remove(&(caller, serial));
         if known && let Some(awaited) = self.awaited.get_mut(&caller) {
-            awaited.remove(&(callee, serial));
+            *awaited -= 1;
         }
         known
     }
@@ -65,22 +61,18 @@ impl Replies {
     /// Forgets `session` as a caller, and returns whom it owed a reply: (caller, serial), in the order of
     /// callers and serials, so that equal runs are equal.
     pub fn remove(&mut self, session: SessionId) -> Vec<(SessionId, u32)> {
-        for (callee, serial) in self.awaited.remove(&session).unwrap_or_default() {
-            if let Some(owed) = self.owed.get_mut(&callee) {
-                owed.remove(&(session, serial));
+        // Few go while they wait; who does is looked for everywhere.
+        if self.awaited.remove(&session).is_some_and(|count| count > 0) {
+            for owed in self.owed.values_mut() {
+                owed.retain(|(caller, _)| *caller != session);
             }
         }
-        let mut owed: Vec<_> = self
-            .owed
-            .remove(&session)
-            .unwrap_or_default()
-            .into_iter()
-            .collect();
+        let owed = self.owed.remove(&session).unwrap_or_default();
+        let mut owed: Vec<_> = owed.into_iter().collect();
         owed.sort_unstable();
-        owed.retain(|&(caller, _)| caller != session);
-        for &(caller, serial) in &owed {
-            if let Some(awaited) = self.awaited.get_mut(&caller) {
-                awaited.remove(&(session, serial));
+        for (caller, _) in &owed {
+            if let Some(awaited) = self.awaited.get_mut(caller) {
+                *awaited -= 1;
             }
         }
         owed
@@ -131,6 +123,16 @@ mod tests {
         );
         assert!(replies.remove(session(1)).is_empty());
         assert!(replies.awaited.is_empty() && replies.owed.is_empty());
+    }
+
+    #[test]
+    fn a_caller_that_goes_is_owed_nothing() {
+        let mut replies = Replies::default();
+        replies.expect(session(1), session(2), 1, 10);
+        replies.expect(session(3), session(2), 1, 10);
+        assert!(replies.remove(session(1)).is_empty());
+        assert!(!replies.settle(session(1), session(2), 1));
+        assert_eq!(replies.remove(session(2)), [(session(3), 1)]);
     }
 
     #[test]
