@@ -337,7 +337,10 @@ mod tests {
         for serial in 1..=3 {
             link.was_asked(name(5), serial, 2);
         }
-        assert!(link.may_answer(name(5), 3), "the newest is known at the limit");
+        assert!(
+            link.may_answer(name(5), 3),
+            "the newest is known at the limit"
+        );
     }
 
     #[test]

@@ -237,7 +237,65 @@ fn number(bytes: &[u8]) -> Option<(u32, &[u8])> {
 
 impl fmt::Display for UniqueName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, ":{}.{}", self.major, self.minor)
+        f.write_str(&self.text())
+    }
+}
+
+impl UniqueName {
+    /// The name as text, without a place on the heap: a router writes one into every message.
+    #[must_use]
+    pub fn text(self) -> UniqueNameText {
+        let mut text = UniqueNameText {
+            bytes: [0; UniqueNameText::ROOM],
+            start: UniqueNameText::ROOM as u8,
+        };
+        text.put_number(self.minor);
+        text.put(b'.');
+        text.put_number(self.major);
+        text.put(b':');
+        text
+    }
+}
+
+/// The text of a [`UniqueName`]; a `str` in all but its place.
+#[derive(Copy, Clone)]
+pub struct UniqueNameText {
+    bytes: [u8; Self::ROOM],
+    start: u8,
+}
+
+impl UniqueNameText {
+    /// A colon, a dot, and two numbers of at most ten digits.
+    const ROOM: usize = 22;
+
+    fn put(&mut self, byte: u8) {
+        self.start -= 1;
+        self.bytes[usize::from(self.start)] = byte;
+    }
+
+    fn put_number(&mut self, mut number: u32) {
+        loop {
+            self.put(b'0' + (number % 10) as u8);
+            number /= 10;
+            if number == 0 {
+                return;
+            }
+        }
+    }
+}
+
+impl std::ops::Deref for UniqueNameText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        let bytes = &self.bytes[usize::from(self.start)..];
+        str::from_utf8(bytes).expect("digits and punctuation are UTF-8")
+    }
+}
+
+impl fmt::Debug for UniqueNameText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
     }
 }
 
@@ -352,6 +410,15 @@ impl PartialEq<&str> for WellKnownName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_of_a_unique_name_is_what_parses_to_it() {
+        for (major, minor) in [(0, 0), (1, 93), (u32::MAX, u32::MAX), (10, 100)] {
+            let name = UniqueName { major, minor };
+            assert_eq!(&*name.text(), format!(":{major}.{minor}"));
+            assert_eq!(UniqueName::parse(&name.text()), Some(name));
+        }
+    }
 
     #[test]
     fn well_known_names_have_two_elements_that_begin_with_no_digit() {

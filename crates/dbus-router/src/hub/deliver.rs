@@ -6,7 +6,7 @@ use dbus_wire::frame::Flags;
 use dbus_wire::header::{Change, Edit, Header};
 use dbus_wire::match_rule::{Args, MatchRule};
 use dbus_wire::message::Builder;
-use dbus_wire::names::UniqueName;
+use dbus_wire::names::{UniqueName, UniqueNameText};
 
 use super::{DRIVER, DRIVER_PATH, Frame, Hub};
 use crate::outbox::{Ending, Fds, Outbox, Outgoing, Payload};
@@ -20,6 +20,18 @@ pub(super) enum Origin {
     Client(SessionId),
     /// A connection that lives on a bus behind us; its name as the view has it.
     Outside(UniqueName),
+}
+
+/// The text of a client's name.
+pub(super) struct DisplayName(Option<UniqueNameText>);
+
+impl std::ops::Deref for DisplayName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        // dbus-daemon addresses those that have no name yet like this, too.
+        self.0.as_deref().unwrap_or(":not.active.yet")
+    }
 }
 
 /// Why a message did not get to its receiver.
@@ -268,13 +280,13 @@ impl Hub {
             .serial(self.driver_serial())
     }
 
-    /// The name to put into DESTINATION of what the driver says to `id`.
-    pub(super) fn display_name(&self, id: SessionId) -> String {
-        match self.session(id).and_then(|session| session.name) {
-            Some(name) => name.to_string(),
-            // dbus-daemon addresses those that have no name yet like this, too.
-            None => ":not.active.yet".to_owned(),
-        }
+    /// The name to put into SENDER or DESTINATION for a client.
+    pub(super) fn display_name(&self, id: SessionId) -> DisplayName {
+        DisplayName(
+            self.session(id)
+                .and_then(|session| session.name)
+                .map(UniqueName::text),
+        )
     }
 
     /// Answers a call of a client, unless it does not want an answer.

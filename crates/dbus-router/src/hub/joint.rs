@@ -8,10 +8,10 @@ use dbus_wire::error_names;
 use dbus_wire::frame::MessageType;
 use dbus_wire::match_rule::MatchRule;
 use dbus_wire::message::Builder;
-use dbus_wire::names::UniqueName;
+use dbus_wire::names::{UniqueName, WellKnownName};
 
 use super::{DRIVER, DRIVER_PATH, Frame, Hub};
-use crate::outbox::{Outbox, Outgoing};
+use crate::outbox::{Fds, Outbox, Outgoing, Payload};
 use crate::port::{Bus, Port, SessionId};
 use crate::session::{DriverCall, Purpose};
 
@@ -32,6 +32,12 @@ pub(super) enum JointKind {
     Owner {
         has: bool,
         name: String,
+        call: Vec<u8>,
+    },
+    /// StartServiceByName of a name that the client has not asked the container bus for yet: that is asked first,
+    /// and then it is decided where to start it.
+    Start {
+        name: WellKnownName,
         call: Vec<u8>,
     },
 }
@@ -207,6 +213,18 @@ impl Hub {
                     None => return self.forward_kept_call(session, call, out),
                 }
             }
+            JointKind::Start { name, call } => {
+                let owner = match &joint.container {
+                    Some(Half::Said { names }) => names.first(),
+                    _ => None,
+                };
+                let owner = owner.and_then(|it| UniqueName::parse(it));
+                self.container_was_asked(session, name.clone(), owner);
+                if let Some(frame) = kept_frame(call) {
+                    self.take_for_driver(session, &frame, out);
+                }
+                return out.resume(Port::Client(session));
+            }
         };
         if joint.wants_reply {
             match result {
@@ -311,13 +329,7 @@ impl Hub {
     }
 
     fn forward_kept_call(&mut self, id: SessionId, call: &[u8], out: &mut dyn Outbox) {
-        if let Some((header, body)) = super::deliver::split(call) {
-            let body = crate::outbox::Payload::Borrowed(body);
-            let frame = Frame {
-                header,
-                body,
-                fds: crate::outbox::Fds::NONE,
-            };
+        if let Some(frame) = kept_frame(call) {
             self.ask_host_driver(id, &frame, Purpose::Plain, out);
         }
     }
@@ -331,6 +343,16 @@ impl Hub {
     pub(super) fn has_joint(&self, id: SessionId) -> bool {
         self.joints.all.values().any(|joint| joint.session == id)
     }
+}
+
+/// A call that was kept, as it came.
+fn kept_frame(call: &[u8]) -> Option<Frame<'_>> {
+    let (header, body) = super::deliver::split(call)?;
+    Some(Frame {
+        header,
+        body: Payload::Borrowed(body),
+        fds: Fds::NONE,
+    })
 }
 
 /// The rule as it goes to the host: eavesdropping is taken out, whatever the host's policy is.

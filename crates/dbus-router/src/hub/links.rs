@@ -335,10 +335,7 @@ impl Hub {
         let Some(session) = self.session_mut(id) else {
             return false;
         };
-        if header
-            .flags
-            .contains(Flags::NO_REPLY_EXPECTED)
-        {
+        if header.flags.contains(Flags::NO_REPLY_EXPECTED) {
             return session.host.is_some();
         }
         let ticket = ordered.then(|| session.ticket());

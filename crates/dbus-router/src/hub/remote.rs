@@ -208,6 +208,27 @@ impl Hub {
         }
     }
 
+    /// The container bus has said to a client who owns `name` there. From now on the control link's word is enough.
+    pub(super) fn container_was_asked(
+        &mut self,
+        id: SessionId,
+        name: WellKnownName,
+        owner: Option<UniqueName>,
+    ) {
+        if let (Some(owner), Some(remote)) = (owner, &mut self.remote)
+            && remote.control.view.owner(&name).is_none()
+        {
+            // The control link will say so, too; this client has to know now.
+            remote.control.view.set_owner(&name, Some(owner));
+        }
+        if let Some(session) = self.session_mut(id) {
+            if session.known.len() >= KNOWN {
+                session.known.clear();
+            }
+            session.known.insert(name);
+        }
+    }
+
     /// In this form of the router the driver's calls are answered one by one: an answer may need two buses.
     pub(super) fn route_to_driver(&self, id: SessionId, header: &Header<'_>) -> Verdict {
         if self.remote.is_none() || header.kind != MessageType::MethodCall {
@@ -419,18 +440,7 @@ impl Hub {
                 } else {
                     reader.str().ok().and_then(UniqueName::parse)
                 };
-                if let (Some(owner), Some(remote)) = (owner, &mut self.remote)
-                    && remote.control.view.owner(&name).is_none()
-                {
-                    // The control link will say so, too; this client has to know now.
-                    remote.control.view.set_owner(&name, Some(owner));
-                }
-                if let Some(session) = self.session_mut(id) {
-                    if session.known.len() >= KNOWN {
-                        session.known.clear();
-                    }
-                    session.known.insert(name);
-                }
+                self.container_was_asked(id, name, owner);
             }
             Purpose::Names { .. } => {
                 // ListQueuedOwners

@@ -39,7 +39,12 @@ impl Replies {
         if *awaited >= limit {
             return Expectation::TooMany;
         }
-        if !self.owed.entry(callee).or_default().insert((caller, serial)) {
+        if !self
+            .owed
+            .entry(callee)
+            .or_default()
+            .insert((caller, serial))
+        {
             return Expectation::Twice;
         }
         *awaited += 1;

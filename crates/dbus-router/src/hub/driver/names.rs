@@ -270,6 +270,14 @@ impl Hub {
         }
     }
 
+    /// Whether a name that is owned on the host is one that the inside could start, too.
+    fn inside_can_start(&self, name: &str) -> bool {
+        match &self.remote {
+            None => self.activation.can_start(name),
+            Some(remote) => remote.control.view.can_start(name),
+        }
+    }
+
     pub(super) fn start_service_by_name(&mut self, call: &Call<'_>, out: &mut dyn Outbox) {
         let (id, name) = (call.id, call.str());
         let header = call.header();
@@ -304,14 +312,30 @@ impl Hub {
                 };
                 self.wait_for_service(&name, waiting, out);
             }
+            // The host would not know the name, where it is one to be started inside.
+            Target::Host if self.inside_can_start(name) => self.reply(id, header, &already, out),
             Target::Host => {
                 if self.note_driver_call(id, call.frame, Purpose::Plain, false, out) {
                     let port = crate::port::Port::Link(crate::port::Bus::Host, id);
                     self.send_raw(port, call.frame, out);
                 }
             }
-            Target::Container(_) | Target::Unknown(_) => {
+            Target::Container(_) => {
                 self.ask_container_driver(id, call.frame, Purpose::Plain, out);
+            }
+            Target::Unknown(name) => {
+                let kept = [header.raw(), call.frame.body.bytes()].concat();
+                let asked = Body::new().str(&name);
+                let kind = JointKind::Start { name, call: kept };
+                self.start_joint(
+                    id,
+                    call.frame,
+                    "GetNameOwner",
+                    kind,
+                    None,
+                    Some(&asked),
+                    out,
+                );
             }
             Target::Nobody => {
                 let (error, text) = super::super::clients::nobody(name, Flags(0));
