@@ -6,6 +6,7 @@
 
 mod applications;
 mod driver;
+mod exchange;
 mod flow;
 mod hostile;
 mod match_rules;
