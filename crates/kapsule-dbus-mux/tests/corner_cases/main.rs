@@ -5,6 +5,7 @@
 //! and no multiplexer: it shows that the test asks for what a bus does.
 
 mod applications;
+mod cast;
 mod driver;
 mod exchange;
 mod flow;
