@@ -34,6 +34,10 @@ impl Hub {
             (MessageType::Unknown(_), _) => return Verdict::Drop,
             (MessageType::MethodReturn | MessageType::Error, None) => return Verdict::Drop,
             (_, None) => return Verdict::Take,
+            // Malformed, which is judged before it is dropped as a reply that nobody asked for.
+            (MessageType::MethodReturn | MessageType::Error, _) if header.reply_serial.is_none() => {
+                return Verdict::Take;
+            }
             (_, Some(DRIVER)) => return self.route_to_driver(id, header),
             (_, Some(destination)) => destination,
         };
@@ -161,6 +165,11 @@ impl Hub {
             self.tap_client(id, frame, out);
             self.take_for_driver(id, frame, out);
             return Ok(());
+        }
+        if let MessageType::MethodReturn | MessageType::Error = header.kind
+            && header.reply_serial.is_none()
+        {
+            check(frame)?;
         }
         match self.resolve(id, destination, header) {
             Target::Inside(to) => {
