@@ -296,11 +296,12 @@ impl Router {
             .set_services(router.services.load(), &mut router.io);
         router.hub.start(&mut router.io);
         router.settle();
+        let mut events = Vec::new();
         while !router.hub.is_ready() {
             if let Some((bus, problem)) = router.problem.take() {
                 return Err(RouterError::Bus { bus, problem });
             }
-            router.turn()?;
+            router.turn(&mut events)?;
         }
         router.update_accepting()?;
         Ok(router)
@@ -323,8 +324,9 @@ impl Router {
     /// # Errors
     /// The system refuses to wait for events.
     pub fn run(mut self) -> Result<(), RouterError> {
+        let mut events = Vec::new();
         while !self.stopping {
-            self.turn()?;
+            self.turn(&mut events)?;
         }
         self.hub.shut_down(&mut self.io);
         self.io.flush_dirty();
@@ -332,21 +334,23 @@ impl Router {
     }
 
     /// Waits for events, and handles them: buses, then clients, then the listener.
-    fn turn(&mut self) -> Result<(), RouterError> {
-        let mut events: Vec<epoll::Event> = Vec::with_capacity(self.io.open.max(64) + 8);
+    fn turn(&mut self, events: &mut Vec<epoll::Event>) -> Result<(), RouterError> {
+        // Room for everything that may be ready: a bus that is served late would be served after a client.
+        events.clear();
+        events.reserve(self.io.open.max(64) + 8);
         let timeout = self.io.until_alarm().map(|wait| rustix::time::Timespec {
             tv_sec: wait.as_secs().min(3600) as i64,
             tv_nsec: i64::from(wait.subsec_nanos()),
         });
         match epoll::wait(
             self.io.epoll(),
-            rustix::buffer::spare_capacity(&mut events),
+            rustix::buffer::spare_capacity(events),
             timeout.as_ref(),
         ) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(system("waiting for events")(errno)),
         }
-        self.handle_events(&events)
+        self.handle_events(events)
     }
 
     fn handle_events(&mut self, events: &[epoll::Event]) -> Result<(), RouterError> {

@@ -152,6 +152,17 @@ impl Queue {
         mut paid: impl FnMut(SessionId, usize, usize),
     ) -> (Written, usize) {
         let mut more_written = 0;
+        while self.chunks.is_empty() {
+            if more_written == more.len() {
+                return (Written::All, more_written);
+            }
+            match rustix::net::send(socket, &more[more_written..], SendFlags::NOSIGNAL) {
+                Ok(sent) => more_written += sent,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return (Written::Blocked, more_written),
+                Err(_) => return (Written::Closed, more_written),
+            }
+        }
         loop {
             let mut slices = [IoSlice::new(&[]); GATHER];
             let mut count = 0;

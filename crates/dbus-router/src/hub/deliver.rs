@@ -273,7 +273,7 @@ impl Hub {
     }
 
     /// Starts a message of the driver's to a client.
-    pub(super) fn to_client<'b>(&mut self, builder: Builder<'b>, name: &'b str) -> Builder<'b> {
+    pub(super) fn addressed<'b>(&mut self, builder: Builder<'b>, name: &'b str) -> Builder<'b> {
         builder
             .sender(DRIVER)
             .destination(name)
@@ -311,7 +311,7 @@ impl Hub {
     ) {
         let name = self.display_name(to);
         let reply = self
-            .to_client(Builder::method_return(serial), &name)
+            .addressed(Builder::method_return(serial), &name)
             .body(body)
             .build();
         self.driver_send(to, reply, out);
@@ -342,7 +342,7 @@ impl Hub {
     ) {
         let name = self.display_name(to);
         let reply = self
-            .to_client(Builder::error(error, serial, text), &name)
+            .addressed(Builder::error(error, serial, text), &name)
             .build();
         self.driver_send(to, reply, out);
     }
@@ -368,7 +368,7 @@ impl Hub {
     ) {
         let name = self.display_name(to);
         let builder = Builder::signal(DRIVER_PATH, DRIVER, member);
-        let signal = self.to_client(builder, &name).body(body).build();
+        let signal = self.addressed(builder, &name).body(body).build();
         self.driver_send(to, signal, out);
     }
 

@@ -67,6 +67,12 @@ pub(super) struct Joints {
     next: u64,
 }
 
+impl Joints {
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+}
+
 impl Hub {
     /// Starts a joint call. `host` and `container` are the bodies of the halves.
     #[allow(clippy::too_many_arguments)]

@@ -51,8 +51,11 @@ impl Hub {
             return Verdict::Take;
         }
         match (header.kind, header.reply_serial) {
+            // A session bus passes on what nobody asked for.
             (MessageType::MethodReturn | MessageType::Error, Some(serial)) => {
-                link.outstanding.remove(&serial);
+                if !link.outstanding.remove(&serial) {
+                    return Verdict::Drop;
+                }
             }
             (MessageType::MethodCall, _) if !header.flags.contains(Flags::NO_REPLY_EXPECTED) => {
                 if let Some(caller) = header.sender.and_then(UniqueName::parse) {
@@ -137,14 +140,15 @@ impl Hub {
                 match call {
                     Some(call) => self.host_driver_replied(id, call, frame, out),
                     // The driver's error for a call to a service: there is no such service, or it went.
+                    // dbus-daemon answers calls that expect no reply, too.
                     None => {
-                        if let Some(link) = self
+                        let asked = self
                             .session_mut(id)
                             .and_then(|session| session.host.as_mut())
-                        {
-                            link.outstanding.remove(&serial);
+                            .is_some_and(|link| link.outstanding.remove(&serial));
+                        if asked {
+                            self.pass_from_host_driver(id, frame, out);
                         }
-                        self.pass_from_host_driver(id, frame, out);
                     }
                 }
                 self.flush_deferred(id, false, out);
@@ -201,7 +205,7 @@ impl Hub {
                     let body = Body::new().strs(names.iter().map(|name| &**name));
                     let name = self.display_name(id);
                     let reply = self
-                        .to_client(
+                        .addressed(
                             dbus_wire::message::Builder::method_return(call.serial),
                             &name,
                         )
@@ -434,7 +438,7 @@ impl Hub {
         let name = self.display_name(id);
         // NO_REPLY_EXPECTED makes no sense on Hello: how else would a client learn its name?
         let reply = self
-            .to_client(dbus_wire::message::Builder::method_return(serial), &name)
+            .addressed(dbus_wire::message::Builder::method_return(serial), &name)
             .body(&Body::new().str(&name))
             .build();
         self.tap_own(&reply, out);

@@ -92,6 +92,11 @@ impl Remote {
             .unwrap_or_else(|| self.shift(raw))
     }
 
+    /// Whether nothing waits for an answer of Hello.
+    pub fn is_idle(&self) -> bool {
+        self.hellos.is_empty() && self.waiting.is_empty()
+    }
+
     fn retire(&mut self, raw: UniqueName) {
         self.retired.push_back(raw);
         if self.retired.len() > RETIRED
@@ -284,8 +289,11 @@ impl Hub {
         if from_driver {
             return self.route_from_container_driver(id, header, out);
         }
-        if let Some(serial) = reply {
-            link.outstanding.remove(&serial);
+        // A session bus passes on what nobody asked for.
+        if let Some(serial) = reply
+            && !link.outstanding.contains(&serial)
+        {
+            return Verdict::Drop;
         }
         let Some(raw) = header.sender.and_then(UniqueName::parse) else {
             return Verdict::Drop;

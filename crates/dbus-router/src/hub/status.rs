@@ -187,6 +187,26 @@ impl Hub {
         names
     }
 
+    /// Tables in which something of a client is left; none when nobody is connected. For tests.
+    #[doc(hidden)]
+    pub fn leftovers(&self) -> Vec<&'static str> {
+        let remote_is_empty = self.remote.as_ref().is_none_or(super::Remote::is_idle);
+        [
+            ("clients", self.clients.is_empty()),
+            ("unregistered clients", self.unregistered == 0),
+            ("names", self.names.iter().next().is_none()),
+            ("match rules", self.matches.is_empty()),
+            ("replies", self.replies.is_empty()),
+            ("activations", self.activation.is_idle()),
+            ("joint calls", self.joints.is_empty()),
+            ("monitors", self.monitors.is_empty()),
+            ("Hellos at the container bus", remote_is_empty),
+        ]
+        .into_iter()
+        .filter_map(|(table, is_empty)| (!is_empty).then_some(table))
+        .collect()
+    }
+
     /// Whether a bus has answered the Hello of its control link, and is telling its state.
     pub(super) fn is_listing(&self, bus: Bus) -> bool {
         let control = match bus {

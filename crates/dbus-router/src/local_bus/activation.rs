@@ -177,6 +177,11 @@ impl Activation {
         Some((name, pending))
     }
 
+    /// Whether nothing is being started.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// `session` has gone: nothing of it waits any more.
     pub fn forget(&mut self, session: SessionId) {
         for pending in self.pending.values_mut() {

@@ -123,6 +123,11 @@ impl MatchRegistry {
         }
     }
 
+    /// Whether there are no rules at all.
+    pub fn is_empty(&self) -> bool {
+        self.by_interface.is_empty() && self.any_interface.is_empty() && self.eavesdropping == 0
+    }
+
     /// Whether anybody wants to see messages that are addressed to others.
     pub fn has_eavesdroppers(&self) -> bool {
         self.eavesdropping > 0

@@ -63,6 +63,11 @@ impl Replies {
         known
     }
 
+    /// Whether nothing is known of anybody.
+    pub fn is_empty(&self) -> bool {
+        self.owed.is_empty() && self.awaited.is_empty()
+    }
+
     /// Forgets `session` as a caller, and returns whom it owed a reply: (caller, serial), in the order of
     /// callers and serials, so that equal runs are equal.
     pub fn remove(&mut self, session: SessionId) -> Vec<(SessionId, u32)> {

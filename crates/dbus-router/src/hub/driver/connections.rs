@@ -131,7 +131,7 @@ impl Hub {
         let name = self.display_name(call.id);
         let serial = call.header().serial;
         let reply = self
-            .to_client(Builder::method_return(serial), &name)
+            .addressed(Builder::method_return(serial), &name)
             .unix_fds(1)
             .body(&body)
             .build();

@@ -90,7 +90,7 @@ impl Hub {
 
     pub(super) fn list_queued_owners(&mut self, call: &Call<'_>, out: &mut dyn Outbox) {
         let name = call.str();
-        let own = |name: &str| Body::new().strs([name].into_iter());
+        let own = |name: &str| Body::new().strs([name]);
         if name == DRIVER {
             return self.reply(call.id, call.header(), &own(name), out);
         }
@@ -291,7 +291,7 @@ impl Hub {
             return self.reply(id, header, &already, out);
         }
         // A connection with names of both kinds is judged by the interface; to start it is to use its name.
-        let mut wish = header.clone();
+        let mut wish = *header;
         wish.interface = Some(name);
         wish.flags = Flags(header.flags.0 & !Flags::NO_AUTO_START.0);
         match self.resolve_well_known(id, name, true, &wish) {

@@ -153,7 +153,7 @@ fn introspection(path: &str) -> String {
         .and_then(|rest| rest.strip_prefix('/'))
     {
         let child = rest.split('/').next().unwrap_or_default();
-        write!(xml, "  <node name=\"{child}\"/>\n").expect("a String takes everything");
+        writeln!(xml, "  <node name=\"{child}\"/>").expect("a String takes everything");
     }
     xml.push_str("</node>\n");
     xml
