@@ -53,7 +53,8 @@ impl fmt::Display for Topology {
 
 /// Makes tests of a function that takes a [`Topology`]: a module of the function's name with a test for
 /// each topology that is listed. `with_host` stands for those that have one, `two_buses` for those in which
-/// it is not the same as the container's, `all` for all.
+/// it is not the same as the container's, `multiplexed` for all but the control, `local_bus` for those in
+/// which the container's bus is the multiplexer's own, `all` for all.
 ///
 /// ```
 /// # use testbed::Topology;
@@ -70,6 +71,12 @@ macro_rules! in_topologies {
     };
     (two_buses: $($body:ident),+ $(,)?) => {
         $($crate::in_topologies!(@ $body: local Local, remote Remote);)+
+    };
+    (multiplexed: $($body:ident),+ $(,)?) => {
+        $($crate::in_topologies!(@ $body: local Local, remote Remote, no_host NoHost);)+
+    };
+    (local_bus: $($body:ident),+ $(,)?) => {
+        $($crate::in_topologies!(@ $body: local Local, no_host NoHost);)+
     };
     (@ $body:ident: $($test:ident $topology:ident),+) => {
         mod $body {

@@ -940,44 +940,11 @@ in_topologies!(all: both_byte_orders_cross,
     a_message_may_come_in_every_split_of_two,
     authentication_believes_the_kernel_alone);
 
-/// The multiplexer itself is looked at.
-mod of_the_multiplexer {
-    use super::*;
-
-    fn in_each(test: fn(Topology)) {
-        for topology in [Topology::Local, Topology::Remote, Topology::NoHost] {
-            test(topology);
-        }
-    }
-
-    #[test]
-    fn what_is_only_announced_takes_no_memory() {
-        in_each(super::what_is_only_announced_takes_no_memory);
-    }
-
-    #[test]
-    fn descriptors_are_close_on_exec_and_their_limit_is_raised() {
-        in_each(super::descriptors_are_close_on_exec_and_their_limit_is_raised);
-    }
-
-    #[test]
-    fn a_lack_of_descriptors_is_survived() {
-        in_each(super::a_lack_of_descriptors_is_survived);
-    }
-
-    // dbus-daemon takes descriptors only with bytes that it reads as messages.
-    #[test]
-    fn everything_may_come_in_one_packet() {
-        in_each(super::everything_may_come_in_one_packet);
-    }
-
-    #[test]
-    fn descriptors_come_with_any_byte_of_their_message() {
-        in_each(super::descriptors_come_with_any_byte_of_their_message);
-    }
-
-    #[test]
-    fn a_client_in_a_user_namespace_claims_its_uid_there() {
-        in_each(super::a_client_in_a_user_namespace_claims_its_uid_there);
-    }
-}
+// The multiplexer itself is looked at, or does what dbus-daemon does not: that takes descriptors only with bytes
+// which it reads as those of a message, and no uid of another namespace.
+in_topologies!(multiplexed: what_is_only_announced_takes_no_memory,
+    descriptors_are_close_on_exec_and_their_limit_is_raised,
+    a_lack_of_descriptors_is_survived,
+    everything_may_come_in_one_packet,
+    descriptors_come_with_any_byte_of_their_message,
+    a_client_in_a_user_namespace_claims_its_uid_there);
