@@ -305,6 +305,13 @@ impl Hub {
             remote.waiting.push(Port::Link(Bus::Container, id));
             return Verdict::Wait;
         }
+        if let Some(serial) = reply
+            && let Some(link) = self
+                .session_mut(id)
+                .and_then(|session| session.container.as_mut())
+        {
+            link.outstanding.remove(&serial);
+        }
         if tapped {
             return Verdict::Take;
         }
@@ -388,13 +395,15 @@ impl Hub {
                 let link = self
                     .session_mut(id)
                     .and_then(|session| session.container.as_mut());
-                let call = link.and_then(|link| {
-                    link.outstanding.remove(&serial);
-                    link.driver_reply(serial)
+                let (asked, call) = link.map_or((false, None), |link| {
+                    let asked = link.outstanding.remove(&serial);
+                    (asked, link.driver_reply(serial))
                 });
                 match call {
                     Some(call) => self.container_driver_replied(id, call, frame, out),
-                    None => self.pass_from_container(id, Origin::Driver, frame, out),
+                    None if asked => self.pass_from_container(id, Origin::Driver, frame, out),
+                    // dbus-daemon answers calls that expect no reply, too.
+                    None => {}
                 }
                 out.resume(Port::Client(id));
             }
