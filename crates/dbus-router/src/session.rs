@@ -133,7 +133,12 @@ impl Link {
             .driver
             .iter()
             .position(|call| call.serial == reply_serial)?;
-        self.driver.remove(place)
+        let call = self.driver.remove(place);
+        // A client that is done with its start keeps nothing for calls that it no longer makes.
+        if self.driver.is_empty() {
+            self.driver = VecDeque::new();
+        }
+        call
     }
 
     fn oldest_ticket(&self) -> Option<u64> {
