@@ -58,8 +58,16 @@ pub(crate) enum Purpose {
     Half(JointId),
     /// Ours: is this name owned on the container bus?
     Known(WellKnownName),
-    /// The client's RequestName or ReleaseName on a remote container bus.
+    /// The client's RequestName of this name on a remote container bus.
+    Requested(WellKnownName),
+    /// The client's ReleaseName there.
     Ownership,
+    /// Ours: the container bus was away, and the client's rules are in force there again.
+    Restored,
+    /// Ours: and a name was requested there again.
+    Reclaimed,
+    /// Ours: who owns this name there, that was taken before its rules were in force?
+    OwnerThere(WellKnownName),
     /// Ours, and the answer does not matter.
     Ignored,
 }

@@ -150,8 +150,15 @@ impl Hub {
         match bus {
             // As the loss of a session bus does: every client ends.
             Bus::Host => {
-                for id in self.session_ids() {
+                let ids = self.session_ids();
+                for &id in &ids {
                     self.nothing_will_answer(id, Bus::Host, out);
+                    self.nothing_will_answer(id, Bus::Container, out);
+                }
+                for (caller, serial) in self.replies.remove_all() {
+                    self.no_reply(caller, serial, out);
+                }
+                for id in ids {
                     self.remove_session(id, Ending::Flushed, out);
                 }
             }

@@ -225,7 +225,13 @@ impl Hub {
                 self.owner_change_is_due(id, &barrier, owner, out);
             }
             Purpose::Half(joint) => self.half_answered(joint, Bus::Host, frame, out),
-            Purpose::Known(_) | Purpose::Ownership | Purpose::Ignored => {}
+            Purpose::Known(_)
+            | Purpose::Requested(_)
+            | Purpose::Ownership
+            | Purpose::Restored
+            | Purpose::Reclaimed
+            | Purpose::OwnerThere(_)
+            | Purpose::Ignored => {}
         }
     }
 
@@ -361,7 +367,11 @@ impl Hub {
 
     /// Opens the links of a client that says Hello with `frame`.
     pub(super) fn open_links(&mut self, id: SessionId, frame: &Frame<'_>, out: &mut dyn Outbox) {
-        let with_container = self.remote.is_some();
+        // Where the container bus is away the host alone will do until it is back.
+        let with_container = self
+            .remote
+            .as_ref()
+            .is_some_and(|remote| remote.control.is_ready() || remote.control.is_listing());
         let Some(session) = self.session_mut(id) else {
             return;
         };
@@ -539,9 +549,18 @@ impl Hub {
                 Purpose::Plain
                 | Purpose::AddMatch(_)
                 | Purpose::Names { .. }
-                | Purpose::Ownership
-                | Purpose::Hello => serials.push(call.serial),
-                Purpose::Half(_) | Purpose::Barrier(_) | Purpose::Known(_) | Purpose::Ignored => {}
+                | Purpose::Requested(_)
+                | Purpose::Ownership => serials.push(call.serial),
+                // To a container bus that is back the Hello is ours.
+                Purpose::Hello if bus == Bus::Host => serials.push(call.serial),
+                Purpose::Hello
+                | Purpose::Half(_)
+                | Purpose::Barrier(_)
+                | Purpose::Known(_)
+                | Purpose::Restored
+                | Purpose::Reclaimed
+                | Purpose::OwnerThere(_)
+                | Purpose::Ignored => {}
             }
         }
         for serial in serials {

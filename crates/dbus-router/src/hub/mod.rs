@@ -26,6 +26,7 @@ mod links;
 mod ownership;
 mod remote;
 mod resolve;
+mod restore;
 mod status;
 
 use dbus_wire::frame::MessageType;
@@ -472,6 +473,7 @@ impl Hub {
         }
         self.monitors.retain(|it| *it != id);
         self.container_hello_ended(id, out);
+        self.restored(id, out);
         for (bus, link) in [
             (Bus::Host, &session.host),
             (Bus::Container, &session.container),

@@ -18,6 +18,7 @@ use dbus_wire::names::{UniqueName, WellKnownName};
 use super::deliver::Origin;
 use super::joint::without_eavesdrop;
 use super::resolve::Target;
+use super::restore::Restoration;
 use super::{Control, DRIVER, Frame, Hub, Verdict};
 use crate::hash::HashMap;
 use crate::outbox::{Ending, Outbox, Outgoing};
@@ -30,6 +31,8 @@ const STEP: u32 = 1_000_000;
 /// Aliases of clients that have gone which are kept, so that late signals do not show them under a second
 /// name. A bus never gives a unique name twice, so keeping more than needed does no harm.
 const RETIRED: usize = 65_536;
+/// RequestName's answer for who has no part in the name.
+const EXISTS: u32 = 3;
 /// Names that one session remembers to have asked for.
 const KNOWN: usize = 4_096;
 
@@ -44,6 +47,8 @@ pub(crate) struct Remote {
     hellos: Vec<SessionId>,
     /// Links that wait for those answers.
     waiting: Vec<Port>,
+    /// What is to be put back after the bus was away.
+    pub(super) restoration: Restoration,
 }
 
 impl Default for Remote {
@@ -55,6 +60,7 @@ impl Default for Remote {
             retired: VecDeque::new(),
             hellos: Vec::new(),
             waiting: Vec::new(),
+            restoration: Restoration::default(),
         }
     }
 }
@@ -92,9 +98,14 @@ impl Remote {
             .unwrap_or_else(|| self.shift(raw))
     }
 
-    /// Whether nothing waits for an answer of Hello.
+    /// Whether nothing waits for an answer of Hello, or to be put back.
     pub fn is_idle(&self) -> bool {
-        self.hellos.is_empty() && self.waiting.is_empty()
+        self.hellos.is_empty() && self.waiting.is_empty() && self.restoration.is_over()
+    }
+
+    /// From now on a connection of the container bus is shown as the client that it is.
+    pub(super) fn is_client(&mut self, raw: UniqueName, name: UniqueName) {
+        self.aliases.insert(raw, name);
     }
 
     fn retire(&mut self, raw: UniqueName) {
@@ -475,6 +486,25 @@ impl Hub {
                 self.reply_to_serial(id, call.serial, &body, out);
             }
             Purpose::Ignored => {}
+            Purpose::Requested(name) => {
+                // Who does not own it, and does not wait for it, has no claim to be restored.
+                if (failed || reader.u32() == Ok(EXISTS))
+                    && let Some(session) = self.session_mut(id)
+                {
+                    session.requests.retain(|(it, _)| *it != name);
+                }
+                self.pass_from_container(id, Origin::Driver, frame, out);
+            }
+            Purpose::Restored => {
+                let names = if failed { None } else { reader.strs().ok() };
+                self.rules_are_restored(id, &names.unwrap_or_default(), out);
+            }
+            Purpose::Reclaimed => self.reclaim_next(out),
+            Purpose::OwnerThere(name) => {
+                if let (false, Ok(owner)) = (failed, reader.str()) {
+                    self.owner_there(id, &name, owner, out);
+                }
+            }
             Purpose::Plain | Purpose::Ownership | Purpose::AddMatch(_) | Purpose::Barrier(_) => {
                 self.pass_from_container(id, Origin::Driver, frame, out);
             }
@@ -524,11 +554,14 @@ impl Hub {
             if session.name.is_some() && session.container.is_none() {
                 self.registered(id, out);
                 self.name_acquired(id, out);
+                if self.remote.as_ref().is_some_and(|it| it.control.is_ready()) {
+                    self.link_to_container(id, out);
+                }
             }
             return;
         };
         if let Some(remote) = &mut self.remote {
-            remote.aliases.insert(raw, name);
+            remote.is_client(raw, name);
         }
         self.container_hello_ended(id, out);
         self.registered(id, out);
@@ -581,7 +614,7 @@ impl Hub {
     }
 
     /// A session's own container link tells of a new owner.
-    fn container_change_seen(
+    pub(super) fn container_change_seen(
         &mut self,
         id: SessionId,
         name: &str,
@@ -846,6 +879,7 @@ impl Hub {
         out: &mut dyn Outbox,
     ) {
         let ids = self.session_ids();
+        self.keep_claims(&owned);
         let changes: Vec<(WellKnownName, UniqueName)> = owned
             .iter()
             .filter_map(|(name, raw)| {
@@ -856,9 +890,11 @@ impl Hub {
             let Some(session) = self.session_mut(id) else {
                 continue;
             };
-            if session.phase == Phase::Opening {
-                let reason = "it closed the connection";
-                self.link_refused(Bus::Container, id, reason, out);
+            if session.phase == Phase::Opening && session.container.take().is_some() {
+                // The host alone will do until it is back.
+                session.container_name = None;
+                out.close(Port::Link(Bus::Container, id), Ending::Abrupt);
+                self.registered_if_both(id, out);
                 continue;
             }
             if session.container.is_none() {
@@ -944,74 +980,6 @@ impl Hub {
         if let Some(session) = self.session_mut(id) {
             session.lost = lost;
         }
-    }
-
-    /// The container bus is (back) there: clients that have no link to it get one.
-    pub(super) fn container_ready(&mut self, out: &mut dyn Outbox) {
-        for id in self.session_ids() {
-            let Some(session) = self.session_mut(id) else {
-                continue;
-            };
-            if session.phase != Phase::Active || session.container.is_some() {
-                continue;
-            }
-            let unix_fds = session.unix_fds;
-            let ticket = session.ticket();
-            let mut link = Link::default();
-            let serial = link.own_serial();
-            let purpose = Purpose::Hello;
-            link.driver.push_back(DriverCall {
-                serial,
-                ticket: Some(ticket),
-                purpose,
-            });
-            session.container = Some(link);
-            self.container_hello_sent(id);
-            let hello = Builder::method_call(super::DRIVER_PATH, "Hello")
-                .interface(DRIVER)
-                .destination(DRIVER)
-                .serial(serial)
-                .build();
-            out.open(Port::Link(Bus::Container, id), &hello, unix_fds);
-        }
-    }
-
-    /// A client's new link to the container bus: its rules and names are put back.
-    fn restore_on_container(&mut self, id: SessionId, out: &mut dyn Outbox) {
-        let Some(session) = self.session(id) else {
-            return;
-        };
-        let (name, raw) = (session.name, session.container_name);
-        let rules: Vec<_> = session
-            .rules
-            .iter()
-            .map(|entry| (entry.rule.clone(), entry.count))
-            .collect();
-        let requests = session.requests.clone();
-        if let (Some(name), Some(raw), Some(remote)) = (name, raw, &mut self.remote) {
-            remote.aliases.insert(raw, name);
-        }
-        for (rule, count) in rules {
-            if let Some(rule) = self.container_rule(id, &rule) {
-                let body = Body::new().str(&rule.to_string());
-                for _ in 0..count {
-                    self.ask_driver(id, Bus::Container, "AddMatch", &body, Purpose::Ignored, out);
-                }
-            }
-        }
-        for (name, flags) in requests {
-            let body = Body::new().str(&name).u32(flags);
-            self.ask_driver(
-                id,
-                Bus::Container,
-                "RequestName",
-                &body,
-                Purpose::Ignored,
-                out,
-            );
-        }
-        self.container_hello_ended(id, out);
-        out.resume(Port::Link(Bus::Container, id));
     }
 
     /// One client's link to the container bus has ended: with the bus, or alone?

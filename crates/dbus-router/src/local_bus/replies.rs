@@ -68,6 +68,14 @@ impl Replies {
         self.owed.is_empty() && self.awaited.is_empty()
     }
 
+    /// Forgets everybody, and returns who waits for a reply: (caller, serial), in their order.
+    pub fn remove_all(&mut self) -> Vec<(SessionId, u32)> {
+        self.awaited.clear();
+        let mut owed: Vec<_> = self.owed.drain().flat_map(|(_, owed)| owed).collect();
+        owed.sort_unstable();
+        owed
+    }
+
     /// Forgets `session` as a caller, and returns whom it owed a reply: (caller, serial), in the order of
     /// callers and serials, so that equal runs are equal.
     pub fn remove(&mut self, session: SessionId) -> Vec<(SessionId, u32)> {

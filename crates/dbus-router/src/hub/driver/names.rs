@@ -65,16 +65,19 @@ impl Hub {
             return self.request_name(call.id, name, flags, call.frame, out);
         }
         let limit = self.config.limits.names_per_client;
+        let mut purpose = Purpose::Ownership;
         if let (Ok(name), Some(session)) = (
             dbus_wire::names::WellKnownName::parse(name),
             self.session_mut(call.id),
-        ) {
+        ) && session.container.is_some()
+        {
             session.requests.retain(|(it, _)| *it != name);
             if session.requests.len() < limit {
-                session.requests.push((name, flags));
+                session.requests.push((name.clone(), flags));
             }
+            purpose = Purpose::Requested(name);
         }
-        self.ask_container_driver(call.id, call.frame, Purpose::Ownership, out);
+        self.ask_container_driver(call.id, call.frame, purpose, out);
     }
 
     pub(super) fn driver_release_name(&mut self, call: &Call<'_>, out: &mut dyn Outbox) {
