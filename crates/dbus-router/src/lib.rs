@@ -24,6 +24,9 @@ pub use hub::{
 pub use limits::Limits;
 pub use local_bus::{ActivationId, Launch, Service, ServiceSet};
 pub use outbox::{Ending, Fds, Load, Outbox, Outgoing, Payload, Timer};
-pub use policy::{Access, NamePattern, NamePatternError, Policy};
+pub use policy::{
+    Access, Export, Glob, HostPass, InterfaceExport, MemberRule, MemberRuleError, NamePattern,
+    NamePatternError, NameRule, PathPattern, Policy, Rename, RenameError, RuleId, Rules, Side,
+};
 pub use port::{Bus, Port, SessionId};
 pub use session::Credentials;

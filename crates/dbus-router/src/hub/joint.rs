@@ -321,7 +321,7 @@ impl Hub {
                 Body::new().str(&shown)
             }));
         }
-        if self.config.policy.host_name(name) == crate::policy::Access::Allowed
+        if self.config.policy.host_name(name) == crate::policy::Passage::Allowed
             && !self.activation.set.is_application(name)
         {
             return None;

@@ -301,7 +301,7 @@ impl Hub {
             return true;
         }
         if self.activation.set.is_application(name)
-            || self.config.policy.host_name(name) == crate::policy::Access::Refused
+            || self.config.policy.host_name(name) == crate::policy::Passage::Refused
         {
             return false;
         }

@@ -259,7 +259,7 @@ impl Hub {
     /// Whether the host's name is one that clients never hear of.
     fn host_name_is_hidden(&self, name: &str) -> bool {
         self.activation.set.is_application(name)
-            || self.config.policy.host_name(name) == crate::policy::Access::Refused
+            || self.config.policy.host_name(name) == crate::policy::Passage::Refused
     }
 
     /// Adds a rule of a client to the local tables. False: it has too many.

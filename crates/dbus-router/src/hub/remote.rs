@@ -22,7 +22,7 @@ use super::restore::Restoration;
 use super::{Control, DRIVER, Frame, Hub, Verdict};
 use crate::hash::HashMap;
 use crate::outbox::{Ending, Outbox, Outgoing};
-use crate::policy::Access;
+use crate::policy::Passage;
 use crate::port::{Bus, Port, SessionId};
 use crate::session::{Barrier, DriverCall, Link, Phase, Purpose};
 
@@ -174,7 +174,7 @@ impl Hub {
             return Target::Container(None);
         };
         let access = self.config.policy.host_name(name);
-        if access == Access::Allowed
+        if access == Passage::Allowed
             && let Some(owner) = host.view.owner(name)
         {
             return match self
@@ -182,16 +182,16 @@ impl Hub {
                 .policy
                 .host_peer(host.view.names_of(owner), header.interface)
             {
-                Access::Allowed => Target::Host,
-                Access::Refused => Target::Refused,
+                Passage::Allowed => Target::Host,
+                Passage::Refused => Target::Refused,
             };
         }
         if may_start && container.view.can_start(name) && has_link {
             return Target::Container(None);
         }
         match access {
-            Access::Allowed => Target::Host,
-            Access::Refused => Target::Refused,
+            Passage::Allowed => Target::Host,
+            Passage::Refused => Target::Refused,
         }
     }
 

@@ -9,7 +9,7 @@ use dbus_wire::header::Header;
 use dbus_wire::names::{UniqueName, WellKnownName};
 
 use super::Hub;
-use crate::policy::Access;
+use crate::policy::Passage;
 use crate::port::SessionId;
 
 /// Where a message goes.
@@ -81,8 +81,8 @@ impl Hub {
             .policy
             .host_peer(host.view.names_of(name), header.interface)
         {
-            Access::Allowed => Target::Host,
-            Access::Refused => Target::Refused,
+            Passage::Allowed => Target::Host,
+            Passage::Refused => Target::Refused,
         }
     }
 
@@ -104,7 +104,7 @@ impl Hub {
         let host = self.host.as_ref().filter(|_| !application);
         let access = self.config.policy.host_name(name);
         if let Some(host) = host
-            && access == Access::Allowed
+            && access == Passage::Allowed
             && let Some(owner) = host.view.owner(name)
         {
             return match self
@@ -112,8 +112,8 @@ impl Hub {
                 .policy
                 .host_peer(host.view.names_of(owner), header.interface)
             {
-                Access::Allowed => Target::Host,
-                Access::Refused => Target::Refused,
+                Passage::Allowed => Target::Host,
+                Passage::Refused => Target::Refused,
             };
         }
         if may_start
@@ -124,8 +124,8 @@ impl Hub {
         }
         match (host, access) {
             (None, _) => Target::Nobody,
-            (Some(_), Access::Allowed) => Target::Host,
-            (Some(_), Access::Refused) => Target::Refused,
+            (Some(_), Passage::Allowed) => Target::Host,
+            (Some(_), Passage::Refused) => Target::Refused,
         }
     }
 
@@ -134,7 +134,7 @@ impl Hub {
     pub(super) fn host_name_is_visible(&self, name: &str) -> bool {
         self.inside_owner(name).is_none()
             && !self.activation.set.is_application(name)
-            && self.config.policy.host_name(name) == Access::Allowed
+            && self.config.policy.host_name(name) == Passage::Allowed
     }
 
     /// Whether a connection of the host may be seen at all: it does not only hold refused names.
@@ -142,7 +142,7 @@ impl Hub {
         let Some(host) = &self.host else { return false };
         let mut names = host.view.names_of(name).peekable();
         names.peek().is_none()
-            || names.any(|name| self.config.policy.host_name(name) == Access::Allowed)
+            || names.any(|name| self.config.policy.host_name(name) == Passage::Allowed)
     }
 
     /// Who owns a well-known name inside, as clients know it.
