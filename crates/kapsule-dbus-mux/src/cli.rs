@@ -22,7 +22,7 @@ pub struct Cli {
     /// What to serve.
     #[command(flatten)]
     pub serve: Serve,
-    /// Say more on standard error: -v what happens, -vv every decision.
+    /// Say more on standard error: -v what happens, -vv in detail.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
 }

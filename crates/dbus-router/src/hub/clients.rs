@@ -158,7 +158,10 @@ impl Hub {
             match header.kind {
                 MessageType::Signal => self.broadcast(id, frame, out),
                 // Specification, "Message Bus Messages": without a destination a call is for the bus.
-                _ => self.take_for_driver(id, frame, out),
+                _ => {
+                    self.tap_client(id, frame, out);
+                    self.take_for_driver(id, frame, out);
+                }
             }
             return Ok(());
         };

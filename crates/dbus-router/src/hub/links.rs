@@ -327,8 +327,18 @@ impl Hub {
         out: &mut dyn Outbox,
     ) {
         if self.note_driver_call(id, frame, purpose, true, out) {
-            self.send_raw(Port::Link(Bus::Host, id), frame, out);
+            self.send_to_driver(Port::Link(Bus::Host, id), frame, out);
         }
+    }
+
+    /// Sends a call on to the driver of a bus: to itself, where it had no destination. (dbus-daemon takes only Peer
+    /// for its own then, and says so in a message without a sender.)
+    pub(super) fn send_to_driver(&mut self, to: Port, frame: &Frame<'_>, out: &mut dyn Outbox) {
+        if frame.header.destination.is_some() {
+            return self.send_raw(to, frame, out);
+        }
+        self.rewrite(&frame.header, None, Some(DRIVER));
+        self.send_rewritten(to, frame, out);
     }
 
     /// Remembers a call to the host's driver. `ordered`: the driver answers it in its turn.

@@ -1,16 +1,5 @@
 //! The whole router without I/O.
 //!
-//! A [`Hub`] is driven by frames and events and says in return, through an [`Outbox`], what is to be sent
-//! where. It reads no clock, opens no socket and starts nothing itself. The order of calls for one port is:
-//!
-//! 1. [`Hub::client_connected`] once a client has authenticated.
-//! 2. For each message that arrives, as soon as its header is whole (and its file descriptors are there):
-//!    [`Hub::route`]. The [`Verdict`] says what to do with the message: pass it on as it is, pass it on under a
-//!    new header, collect it and hand it over with [`Hub::take`], hold it until [`Outbox::resume`], or forget it.
-//! 3. [`Hub::closed`] when the stream has ended or a [`Fault`] was found in it.
-//!
-//! Links are opened at the Hub's wish ([`Outbox::open`]); [`Hub::link_opened`] or [`Hub::link_failed`] answers.
-//!
 //! Principles that the code keeps:
 //! - Routing state changes before the answer that tells of it is sent.
 //! - What a client is told comes in one order on its own stream: an answer of our own never overtakes an
@@ -132,7 +121,18 @@ struct Slot {
     session: Option<Box<Session>>,
 }
 
-/// See the [module documentation](self).
+/// The whole router without I/O.
+///
+/// It is driven by frames and events and says in return, through an [`Outbox`], what is to be sent
+/// where. It reads no clock, opens no socket and starts nothing itself. The order of calls for one port is:
+///
+/// 1. [`Hub::client_connected`] once a client has authenticated.
+/// 2. For each message that arrives, as soon as its header is whole (and its file descriptors are there):
+///    [`Hub::route`]. The [`Verdict`] says what to do with the message: pass it on as it is, pass it on under a
+///    new header, collect it and hand it over with [`Hub::take`], hold it until [`Outbox::resume`], or forget it.
+/// 3. [`Hub::closed`] when the stream has ended or a [`Fault`] was found in it.
+///
+/// Links are opened at the Hub's wish ([`Outbox::open`]); [`Hub::link_opened`] or [`Hub::link_failed`] answers.
 #[derive(Debug)]
 pub struct Hub {
     config: HubConfig,

@@ -833,7 +833,7 @@ impl Hub {
                 purpose,
             });
         }
-        self.send_raw(Port::Link(Bus::Container, id), frame, out);
+        self.send_to_driver(Port::Link(Bus::Container, id), frame, out);
     }
 
     /// A question about one connection goes to the container bus, under the name that it has there.
