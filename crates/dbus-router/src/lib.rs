@@ -5,6 +5,7 @@
 //! reached.
 #![deny(unsafe_code)]
 
+mod decision;
 mod engine;
 mod hash;
 mod hub;
@@ -16,6 +17,7 @@ mod port;
 mod session;
 mod view;
 
+pub use decision::{Decision, Direction, Ruling, Watcher};
 pub use engine::{Config, Handle, Listen, ListenError, Router, RouterError};
 pub use hub::{
     ClientStatus, Counters, Fault, Frame, Hub, HubConfig, LaunchEnd, NamePlace, NameStatus, Status,

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::decision::Decision;
 use crate::local_bus::{ActivationId, Launch};
 use crate::port::{Port, SessionId};
 
@@ -147,4 +148,12 @@ pub trait Outbox {
     fn set_timer(&mut self, timer: Timer, after: Duration);
     /// Stops a timer, if it runs.
     fn cancel_timer(&mut self, timer: Timer);
+    /// Whether [`Outbox::decided`] is of any use; what is not asked for is not put together.
+    fn wants_decisions(&self) -> bool {
+        false
+    }
+    /// A decision was made at the boundary.
+    fn decided(&mut self, decision: &Decision<'_>) {
+        let _ = decision;
+    }
 }

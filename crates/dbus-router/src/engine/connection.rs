@@ -66,6 +66,8 @@ pub(super) struct Connection {
     pub interest: EventFlags,
     /// The router wants to see the next message later.
     pub waiting: bool,
+    /// The next message was offered to the router before.
+    pub seen: bool,
     /// Where its messages go there is no room.
     pub paused: bool,
     /// The socket takes no more at the moment.
@@ -94,6 +96,7 @@ impl Connection {
             receiving: false,
             interest: EventFlags::empty(),
             waiting: false,
+            seen: false,
             paused: false,
             blocked: false,
             closing: false,

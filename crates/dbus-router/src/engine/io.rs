@@ -8,6 +8,7 @@ use rustix::event::epoll::{self, EventData};
 
 use super::connection::Connection;
 use super::queue::Written;
+use crate::decision::{Decision, Watcher};
 use crate::local_bus::{ActivationId, Launch};
 use crate::outbox::{Ending, Fds, Load, Outbox, Outgoing, Payload, Timer};
 use crate::port::{Port, SessionId};
@@ -88,6 +89,8 @@ pub(super) struct Io {
     /// Sockets that were closed since the loop last looked: places for others.
     pub closed: usize,
     pub open: usize,
+    /// Who is told of decisions and messages.
+    pub watcher: Option<Box<dyn Watcher>>,
 }
 
 impl Io {
@@ -106,6 +109,7 @@ impl Io {
             timers: HashMap::new(),
             closed: 0,
             open: 0,
+            watcher: None,
         })
     }
 
@@ -476,6 +480,16 @@ fn pay(charges: &mut [(u32, Load)], payer: SessionId, bytes: usize, fds: usize) 
 }
 
 impl Outbox for Io {
+    fn wants_decisions(&self) -> bool {
+        self.watcher.is_some()
+    }
+
+    fn decided(&mut self, decision: &Decision<'_>) {
+        if let Some(watcher) = &mut self.watcher {
+            watcher.decided(decision);
+        }
+    }
+
     fn send(&mut self, to: Port, message: Outgoing<'_>) {
         let Some(index) = self.place(to) else { return };
         if let Some(payer) = message.charge {

@@ -11,7 +11,7 @@ mod connect;
 mod connection;
 mod io;
 mod joining;
-mod kernel;
+pub(crate) mod kernel;
 mod listen;
 mod peer;
 mod queue;
@@ -34,6 +34,7 @@ use self::io::{Alarm, Io, Todo, Token};
 use self::listen::Listener;
 pub use self::listen::{Listen, ListenError};
 use self::services::ServiceDirs;
+use crate::decision::Watcher;
 use crate::hub::{Hub, HubConfig, Status};
 use crate::limits::Limits;
 use crate::local_bus::ActivationId;
@@ -310,6 +311,11 @@ impl Router {
     /// The D-Bus address of the router's socket.
     pub fn address(&self) -> String {
         format!("{},guid={}", self.listener.address(), self.hub.guid())
+    }
+
+    /// Tells `watcher` of decisions and messages from now on. Without one, neither costs anything.
+    pub fn watch(&mut self, watcher: Box<dyn Watcher>) {
+        self.io.watcher = Some(watcher);
     }
 
     /// For other threads.

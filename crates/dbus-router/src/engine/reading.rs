@@ -165,6 +165,11 @@ impl Router {
             if count > connection.fds.len() {
                 break;
             }
+            // A message that had to wait is offered again, and arrived before.
+            let seen = std::mem::take(&mut connection.seen);
+            if let Some(watcher) = self.io.watcher.as_mut().filter(|_| !seen) {
+                watcher.arrived(port, &header);
+            }
             let verdict = self.hub.route(port, &header, &mut self.io);
             if self.io.live(token).is_none() {
                 end_run!();
@@ -418,6 +423,7 @@ impl Router {
     pub(super) fn wait(&mut self, token: Token, port: Port) {
         if let Some(connection) = self.io.at_mut(token.index) {
             connection.waiting = true;
+            connection.seen = true;
             self.io.watch(token.index);
         }
         // What it waits for comes by the client's links: they are read even if the client does not read.
