@@ -11,6 +11,7 @@ use crate::hash::HashSet;
 use crate::hub::joint::JointId;
 use crate::local_bus::RuleEntry;
 use crate::outbox::Fds;
+use crate::policy::Access;
 use crate::port::SessionId;
 
 /// Who a client is, as the kernel said when it connected.
@@ -183,6 +184,10 @@ pub(crate) struct Session {
     pub container_name: Option<UniqueName>,
     pub host: Option<Link>,
     pub container: Option<Link>,
+    /// It has no part in the inside; what every name of the host is to it at least.
+    pub on_host: Option<Access>,
+    /// Connections of the host that have spoken to it first, and may be answered otherwise than by replies.
+    pub spoken: HashSet<UniqueName>,
     pub rules: Vec<RuleEntry>,
     /// Names that it owns or waits for on the local bus.
     pub claims: Vec<WellKnownName>,
@@ -219,6 +224,8 @@ impl Session {
             container_name: None,
             host: None,
             container: None,
+            on_host: None,
+            spoken: HashSet::default(),
             rules: Vec::new(),
             claims: Vec::new(),
             told: Vec::new(),
@@ -234,6 +241,14 @@ impl Session {
             deferred_bytes: 0,
             deferred_messages: 0,
         }
+    }
+
+    /// A connection of the host speaks to it. Past `limit` those before are forgotten.
+    pub fn is_spoken_to(&mut self, by: UniqueName, limit: usize) {
+        if self.spoken.len() >= limit && !self.spoken.contains(&by) {
+            self.spoken.clear();
+        }
+        self.spoken.insert(by);
     }
 
     /// A place in the order of the driver's answers.

@@ -1,12 +1,22 @@
 //! Who owns what on a bus behind the router, as its control link tells. No I/O.
 
+use std::collections::VecDeque;
+
 use dbus_wire::names::UniqueName;
 
 use crate::hash::{HashMap, HashSet};
 
+/// Names that a connection held which are remembered.
+const FORMER: usize = 64;
+/// Connections that are gone and of which it is remembered what they held, for those who hear of it late.
+const GONE: usize = 4_096;
+
 /// The state of one bus.
 #[derive(Default, Debug)]
 pub(crate) struct BusView {
+    /// What connections hold or have held: whoever saw one come has to see it go.
+    former: HashMap<UniqueName, Vec<Box<str>>>,
+    gone: VecDeque<UniqueName>,
     owners: HashMap<Box<str>, UniqueName>,
     names_of: HashMap<UniqueName, Vec<Box<str>>>,
     activatable: HashSet<Box<str>>,
@@ -25,6 +35,28 @@ impl BusView {
             .into_iter()
             .flatten()
             .map(|name| &**name)
+    }
+
+    /// The well-known names that a connection holds or has held.
+    pub fn former_names_of(&self, owner: UniqueName) -> impl Iterator<Item = &str> {
+        self.former
+            .get(&owner)
+            .into_iter()
+            .flatten()
+            .map(|name| &**name)
+    }
+
+    /// A connection has ended.
+    pub fn connection_gone(&mut self, owner: UniqueName) {
+        if !self.former.contains_key(&owner) {
+            return;
+        }
+        self.gone.push_back(owner);
+        if self.gone.len() > GONE
+            && let Some(oldest) = self.gone.pop_front()
+        {
+            self.former.remove(&oldest);
+        }
     }
 
     /// All well-known names that are owned.
@@ -61,12 +93,18 @@ impl BusView {
         }
         if let Some(owner) = owner {
             self.names_of.entry(owner).or_default().push(name.into());
+            let former = self.former.entry(owner).or_default();
+            if former.len() < FORMER && !former.iter().any(|it| **it == *name) {
+                former.push(name.into());
+            }
         }
     }
 
     /// The bus was lost: nothing is known. Returns what was owned.
     pub fn clear(&mut self) -> Vec<(Box<str>, UniqueName)> {
         self.names_of.clear();
+        self.former.clear();
+        self.gone.clear();
         self.activatable.clear();
         let mut owned: Vec<_> = self.owners.drain().collect();
         owned.sort_unstable();

@@ -207,6 +207,13 @@ impl Hub {
                 let (error, text) = nobody(destination, header.flags);
                 self.refuse(id, header, error, &text, out);
             }
+            Target::Forbidden => {
+                check(frame)?;
+                self.tap_client(id, frame, out);
+                self.counters.refused += 1;
+                let text = format!("No rule lets this message pass to {destination}");
+                self.refuse(id, header, error_names::ACCESS_DENIED, &text, out);
+            }
             Target::Refused => {
                 check(frame)?;
                 self.tap_client(id, frame, out);

@@ -317,8 +317,15 @@ impl Hub {
         out: &mut dyn Outbox,
     ) {
         if let Some(unique) = UniqueName::parse(name) {
-            if bus == Bus::Container && new.is_empty() {
-                self.container_name_gone(unique);
+            if new.is_empty() {
+                match bus {
+                    Bus::Host => {
+                        if let Some(host) = &mut self.host {
+                            host.view.connection_gone(unique);
+                        }
+                    }
+                    Bus::Container => self.container_name_gone(unique),
+                }
             }
             return;
         }

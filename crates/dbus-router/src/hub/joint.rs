@@ -286,7 +286,8 @@ impl Hub {
             Some(Half::Said { names }) => names.as_slice(),
             None => &[],
         };
-        let mut names = self.merged_names(host.iter().map(|name| &**name), activatable);
+        let mut names =
+            self.merged_names(joint.session, host.iter().map(|name| &**name), activatable);
         let known: std::collections::HashSet<String> = names.iter().cloned().collect();
         if let Some(Half::Said { names: inside }) = &joint.container {
             for name in inside {
@@ -321,9 +322,7 @@ impl Hub {
                 Body::new().str(&shown)
             }));
         }
-        if self.config.policy.host_name(name) == crate::policy::Passage::Allowed
-            && !self.activation.set.is_application(name)
-        {
+        if !self.host_name_is_hidden(name) {
             return None;
         }
         Some(if has {

@@ -4,11 +4,13 @@ use dbus_wire::body::{Body, Reader};
 use dbus_wire::error_names;
 use dbus_wire::frame::{Flags, MessageType};
 use dbus_wire::header::Header;
+use dbus_wire::message::Builder;
 use dbus_wire::names::UniqueName;
 
 use super::deliver::Origin;
 use super::{DRIVER, Frame, Hub, Verdict};
 use crate::outbox::{Ending, Outbox, Outgoing};
+use crate::policy::{Access, Passage, Wish};
 use crate::port::{Bus, Port, SessionId};
 use crate::session::{DriverCall, Link, Phase, Purpose};
 
@@ -21,7 +23,7 @@ impl Hub {
         out: &mut dyn Outbox,
     ) -> Verdict {
         match bus {
-            Bus::Host => self.route_from_host(id, header),
+            Bus::Host => self.route_from_host(id, header, out),
             Bus::Container => self.route_from_container(id, header, out),
         }
     }
@@ -39,7 +41,18 @@ impl Hub {
         }
     }
 
-    fn route_from_host(&mut self, id: SessionId, header: &Header<'_>) -> Verdict {
+    fn route_from_host(
+        &mut self,
+        id: SessionId,
+        header: &Header<'_>,
+        out: &mut dyn Outbox,
+    ) -> Verdict {
+        let speaks = matches!(header.kind, MessageType::MethodCall | MessageType::Signal)
+            && header.destination.is_some()
+            && header.sender != Some(DRIVER);
+        if speaks && !self.may_come_in(id, header, out) {
+            return Verdict::Drop;
+        }
         let limit = self.config.limits.calls_per_client;
         let Some(session) = self.session_mut(id) else {
             return Verdict::Drop;
@@ -64,7 +77,7 @@ impl Hub {
             }
             (MessageType::Signal, _) if header.destination.is_none() => {
                 if let Some(sender) = header.sender.and_then(UniqueName::parse) {
-                    match self.judge_broadcast(sender) {
+                    match self.judge_broadcast(id, sender, header) {
                         Verdict::Pass(_) => {}
                         verdict => return verdict,
                     }
@@ -81,22 +94,35 @@ impl Hub {
     }
 
     /// What becomes of a broadcast of a host connection; `Pass` (to whom does not matter) is the usual.
-    fn judge_broadcast(&self, sender: UniqueName) -> Verdict {
+    fn judge_broadcast(&self, to: SessionId, sender: UniqueName, header: &Header<'_>) -> Verdict {
         // One of our own clients sent it, and it was delivered inside already.
-        if self.clients.contains_key(&sender) {
-            return Verdict::Drop;
-        }
-        if !self.host_peer_is_visible(sender) {
-            return Verdict::Drop;
+        let to_is_inside = !self.lives_on_host(to);
+        if let Some(&from) = self.clients.get(&sender) {
+            return match to_is_inside && !self.lives_on_host(from) {
+                true => Verdict::Drop,
+                false => Verdict::Pass(Port::Control(Bus::Host)),
+            };
         }
         let Some(host) = &self.host else {
             return Verdict::Drop;
         };
+        let floor = self.floor(to);
+        let is_allowed = if floor >= Access::Talk {
+            self.peer_is_visible(to, sender)
+        } else {
+            let names = host.view.names_of(sender);
+            let judged = self.config.policy.to_peer(names, &Wish::of(header), floor);
+            judged.0 == Passage::Allowed
+        };
+        if !is_allowed {
+            return Verdict::Drop;
+        }
         // A rule on a name that was taken inside matched on the host for the wrong owner.
-        if host
-            .view
-            .names_of(sender)
-            .any(|name| !self.host_name_is_visible(name))
+        if to_is_inside
+            && host
+                .view
+                .names_of(sender)
+                .any(|name| !self.host_name_is_visible(name))
         {
             return Verdict::Take;
         }
@@ -201,7 +227,7 @@ impl Hub {
             }
             Purpose::Names { activatable } => match reader.strs() {
                 Ok(names) if !failed => {
-                    let names = self.merged_names(names.into_iter(), activatable);
+                    let names = self.merged_names(id, names.into_iter(), activatable);
                     let body = Body::new().strs(names.iter().map(|name| &**name));
                     let name = self.display_name(id);
                     let reply = self
@@ -238,11 +264,12 @@ impl Hub {
     /// The names of both buses in one list: the host's that exist in the view, and the inside's.
     pub(super) fn merged_names<'n>(
         &self,
+        id: SessionId,
         host: impl Iterator<Item = &'n str>,
         activatable: bool,
     ) -> Vec<String> {
         let mut names: Vec<String> = host
-            .filter(|name| self.is_listed(name, activatable))
+            .filter(|name| self.is_listed(id, name, activatable))
             .map(str::to_owned)
             .collect();
         if self.remote.is_some() {
@@ -267,12 +294,12 @@ impl Hub {
     }
 
     /// Whether a name of the host belongs into a list of names.
-    fn is_listed(&self, name: &str, activatable: bool) -> bool {
+    fn is_listed(&self, id: SessionId, name: &str, activatable: bool) -> bool {
         if name == DRIVER {
             return true;
         }
         match UniqueName::parse(name) {
-            Some(unique) => self.clients.contains_key(&unique) || self.host_peer_is_visible(unique),
+            Some(unique) => self.clients.contains_key(&unique) || self.peer_is_visible(id, unique),
             // What is taken inside is added from there; what can be started is both.
             None => {
                 (activatable && self.inside_owner(name).is_some())
@@ -297,12 +324,13 @@ impl Hub {
 
     /// Whether a session hears of the host's change of a name's owner now.
     fn host_change_is_told(&self, id: SessionId, name: &str) -> bool {
-        if name.starts_with(':') {
-            return true;
+        if let Some(unique) = UniqueName::parse(name) {
+            return self.config.policy.shows_strangers()
+                || self.clients.contains_key(&unique)
+                || self.is_own_name(id, unique)
+                || self.peer_is_visible(id, unique);
         }
-        if self.activation.set.is_application(name)
-            || self.config.policy.host_name(name) == crate::policy::Passage::Refused
-        {
+        if self.host_name_is_hidden(name) {
             return false;
         }
         let Some(session) = self.session(id) else {
@@ -316,6 +344,62 @@ impl Hub {
             Some((_, inside)) => !inside,
             None => self.inside_owner(name).is_none(),
         }
+    }
+
+    fn is_own_name(&self, id: SessionId, name: UniqueName) -> bool {
+        self.session(id)
+            .is_some_and(|session| session.name == Some(name))
+    }
+
+    /// Whether a call, or a signal to it alone, may come from the host to a client; otherwise it has been refused.
+    /// Who may be spoken to may speak.
+    fn may_come_in(&mut self, id: SessionId, header: &Header<'_>, out: &mut dyn Outbox) -> bool {
+        let Some(sender) = header.sender.and_then(UniqueName::parse) else {
+            return false;
+        };
+        if self.comes_in(id, sender, header) {
+            let limit = self.config.limits.calls_per_client;
+            if self.floor(id) < Access::Talk
+                && let Some(session) = self.session_mut(id)
+            {
+                session.is_spoken_to(sender, limit);
+            }
+            return true;
+        }
+        self.counters.refused += 1;
+        if Self::is_call(header) && !header.flags.contains(Flags::NO_REPLY_EXPECTED) {
+            let link = self
+                .session_mut(id)
+                .and_then(|session| session.host.as_mut());
+            if let Some(link) = link {
+                let text = "No rule lets this call in";
+                let error = error_names::ACCESS_DENIED;
+                let reply = Builder::error_reply_to(header, error, text)
+                    .serial(link.own_serial())
+                    .build();
+                out.send(Port::Link(Bus::Host, id), Outgoing::whole(&reply));
+            }
+        }
+        false
+    }
+
+    fn comes_in(&self, id: SessionId, sender: UniqueName, header: &Header<'_>) -> bool {
+        let policy = &self.config.policy;
+        if policy.rules().inward_calls
+            || self.lives_on_host(id)
+            || self.clients.contains_key(&sender)
+        {
+            return true;
+        }
+        let Some(host) = &self.host else { return false };
+        let wish = Wish::of(header);
+        let names = host.view.names_of(sender);
+        if wish.is_signal {
+            return policy.to_peer(names, &wish, self.floor(id)).0 == Passage::Allowed;
+        }
+        names
+            .map(|name| policy.standing(name))
+            .any(|standing| standing.access >= Access::Talk)
     }
 
     /// Forwards a call of a client's to the host's driver as it is.

@@ -33,6 +33,9 @@ impl Hub {
         let Some(name) = self.ownable_name(id, name, "acquire", frame, out) else {
             return;
         };
+        if self.refuse_host_route(id, &name, frame, out) {
+            return;
+        }
         let claimed = self.names.claims(&name, id);
         let limit = self.config.limits.names_per_client;
         if !claimed
@@ -84,6 +87,26 @@ impl Hub {
             self.name_transferred(&transfer, true, out);
         }
         self.reply(id, &frame.header, &Body::new().u32(answer as u32), out);
+    }
+
+    /// A name that belongs to the host cannot be taken inside: refuses that, and says so.
+    pub(super) fn refuse_host_route(
+        &mut self,
+        id: SessionId,
+        name: &str,
+        frame: &Frame<'_>,
+        out: &mut dyn Outbox,
+    ) -> bool {
+        let Some(rule) = self.config.policy.lives_on_host(name) else {
+            return false;
+        };
+        if self.host.is_none() {
+            return false;
+        }
+        self.counters.refused += 1;
+        let text = format!("{name} may not be owned inside: {rule} says that it lives on the host");
+        self.refuse(id, &frame.header, error_names::ACCESS_DENIED, &text, out);
+        true
     }
 
     /// A name that can be owned; otherwise the call has been refused.
@@ -257,9 +280,9 @@ impl Hub {
     }
 
     /// Whether the host's name is one that clients never hear of.
-    fn host_name_is_hidden(&self, name: &str) -> bool {
-        self.activation.set.is_application(name)
-            || self.config.policy.host_name(name) == crate::policy::Passage::Refused
+    pub(super) fn host_name_is_hidden(&self, name: &str) -> bool {
+        (self.activation.set.is_application(name) && !self.belongs_to_host(name))
+            || self.config.policy.host_name(name) != crate::policy::Passage::Allowed
     }
 
     /// Adds a rule of a client to the local tables. False: it has too many.

@@ -22,7 +22,6 @@ use super::restore::Restoration;
 use super::{Control, DRIVER, Frame, Hub, Verdict};
 use crate::hash::HashMap;
 use crate::outbox::{Ending, Outbox, Outgoing};
-use crate::policy::Passage;
 use crate::port::{Bus, Port, SessionId};
 use crate::session::{Barrier, DriverCall, Link, Phase, Purpose};
 
@@ -153,6 +152,9 @@ impl Hub {
             return Target::Nobody;
         };
         let container = &remote.control;
+        if self.belongs_to_host(name) {
+            return self.resolve_outside(from, name, header);
+        }
         if container.view.owner(name).is_some() {
             return Target::Container(None);
         }
@@ -170,28 +172,19 @@ impl Hub {
         if !known && let Ok(name) = WellKnownName::parse(name) {
             return Target::Unknown(name);
         }
-        let Some(host) = &self.host else {
+        if self.host.is_none() {
             return Target::Container(None);
-        };
-        let access = self.config.policy.host_name(name);
-        if access == Passage::Allowed
-            && let Some(owner) = host.view.owner(name)
-        {
-            return match self
-                .config
-                .policy
-                .host_peer(host.view.names_of(owner), header.interface)
-            {
-                Passage::Allowed => Target::Host,
-                Passage::Refused => Target::Refused,
-            };
+        }
+        if self.is_owned_on_host(name) {
+            return self.resolve_outside(from, name, header);
         }
         if may_start && container.view.can_start(name) && has_link {
             return Target::Container(None);
         }
-        match access {
-            Passage::Allowed => Target::Host,
-            Passage::Refused => Target::Refused,
+        match self.resolve_outside(from, name, header) {
+            // That bus says itself that it does not know the name.
+            Target::Nobody if has_link => Target::Container(None),
+            target => target,
         }
     }
 

@@ -9,7 +9,7 @@ use dbus_wire::header::Header;
 use dbus_wire::names::{UniqueName, WellKnownName};
 
 use super::Hub;
-use crate::policy::Passage;
+use crate::policy::{Access, Passage, RuleId, Side, Wish};
 use crate::port::SessionId;
 
 /// Where a message goes.
@@ -25,8 +25,10 @@ pub(super) enum Target {
     Container(Option<UniqueName>),
     /// Nowhere: no bus has it.
     Nobody,
-    /// Nowhere: the policy refuses it.
+    /// Nowhere: it would hand over the host.
     Refused,
+    /// Nowhere: it exists, and no rule lets this message pass.
+    Forbidden,
     /// Not known before the remote container bus has been asked.
     Unknown(WellKnownName),
 }
@@ -39,11 +41,14 @@ impl Hub {
         destination: &str,
         header: &Header<'_>,
     ) -> Target {
+        if self.lives_on_host(from) {
+            return self.resolve_on_host(from, destination, header);
+        }
         if destination.starts_with(':') {
             // What is not of the form digits.digits can be no name of a bus that we know, and could not be
             // judged: it is nobody's.
             return match UniqueName::parse(destination) {
-                Some(name) => self.resolve_unique(name, header),
+                Some(name) => self.resolve_unique(from, name, header),
                 None => Target::Nobody,
             };
         }
@@ -51,8 +56,11 @@ impl Hub {
         self.resolve_well_known(from, destination, may_start, header)
     }
 
-    fn resolve_unique(&self, name: UniqueName, header: &Header<'_>) -> Target {
+    fn resolve_unique(&self, from: SessionId, name: UniqueName, header: &Header<'_>) -> Target {
         if let Some(&id) = self.clients.get(&name) {
+            if self.lives_on_host(id) {
+                return Target::Host;
+            }
             return match &self.remote {
                 None => Target::Inside(id),
                 Some(_) => match self.session(id).and_then(|session| session.container_name) {
@@ -69,21 +77,131 @@ impl Hub {
                 None => Target::Nobody,
             };
         }
-        let Some(host) = &self.host else {
+        if self.host.is_none() {
             return Target::Nobody;
-        };
+        }
         // Who answers was asked: that is looked at when it is sent.
         if matches!(header.kind, MessageType::MethodReturn | MessageType::Error) {
             return Target::Host;
         }
-        match self
+        target(self.judge_peer(from, name, header).0)
+    }
+
+    /// Where a message of a client that lives on the host goes: there, or nowhere.
+    fn resolve_on_host(&self, from: SessionId, destination: &str, header: &Header<'_>) -> Target {
+        if matches!(header.kind, MessageType::MethodReturn | MessageType::Error) {
+            return Target::Host;
+        }
+        if destination.starts_with(':') {
+            return match UniqueName::parse(destination) {
+                // Our own clients are reached over the host.
+                Some(name) if self.clients.contains_key(&name) => Target::Host,
+                Some(name) => target(self.judge_peer(from, name, header).0),
+                None => Target::Nobody,
+            };
+        }
+        target(self.judge_name(from, destination, header).0)
+    }
+
+    /// Whether a message of `from` may go to a connection of the host, and which rule says so.
+    pub(super) fn judge_peer(
+        &self,
+        from: SessionId,
+        peer: UniqueName,
+        header: &Header<'_>,
+    ) -> (Passage, Option<RuleId>) {
+        let Some(host) = &self.host else {
+            return (Passage::Hidden, None);
+        };
+        let names = host.view.names_of(peer);
+        let judged = self
             .config
             .policy
-            .host_peer(host.view.names_of(name), header.interface)
-        {
-            Passage::Allowed => Target::Host,
-            Passage::Refused => Target::Refused,
+            .to_peer(names, &Wish::of(header), self.floor(from));
+        match judged {
+            (Passage::Hidden | Passage::Forbidden, _) if self.has_spoken(from, peer) => {
+                (Passage::Allowed, None)
+            }
+            judged => judged,
         }
+    }
+
+    /// Whether a message of `from` may go to a well-known name of the host: by the name, and by the others that
+    /// its owner holds.
+    pub(super) fn judge_name(
+        &self,
+        from: SessionId,
+        name: &str,
+        header: &Header<'_>,
+    ) -> (Passage, Option<RuleId>) {
+        let policy = &self.config.policy;
+        let floor = self.floor(from);
+        match policy.host_name_above(name, floor) {
+            Passage::Allowed => {}
+            passage => return (passage, policy.standing_above(name, floor).rule),
+        }
+        match self.host.as_ref().and_then(|host| host.view.owner(name)) {
+            Some(owner) => self.judge_peer(from, owner, header),
+            None => policy.to_peer(std::iter::once(name), &Wish::of(header), floor),
+        }
+    }
+
+    /// What every name of the host is to a client at least.
+    pub(super) fn floor(&self, id: SessionId) -> Access {
+        let session = self.session(id);
+        session
+            .and_then(|session| session.on_host)
+            .unwrap_or(self.config.policy.rules().unmentioned)
+    }
+
+    /// Whether a client has no part in the inside.
+    pub(super) fn lives_on_host(&self, id: SessionId) -> bool {
+        self.session(id)
+            .is_some_and(|session| session.on_host.is_some())
+    }
+
+    fn has_spoken(&self, to: SessionId, peer: UniqueName) -> bool {
+        self.session(to)
+            .is_some_and(|session| session.spoken.contains(&peer))
+    }
+
+    /// Whether a name is the host's for everybody.
+    pub(super) fn belongs_to_host(&self, name: &str) -> bool {
+        self.host.is_some() && self.config.policy.lives_on_host(name).is_some()
+    }
+
+    /// Whether a name that nobody owns is looked for on the host.
+    fn defaults_to_host(&self, name: &str) -> bool {
+        let rules = self.config.policy.rules();
+        rules.default == Side::Host
+            || self.config.policy.standing(name).rule.is_some()
+            || self
+                .host
+                .as_ref()
+                .is_some_and(|host| host.view.can_start(name))
+    }
+
+    /// Where a message goes whose name nobody inside has.
+    pub(super) fn resolve_outside(
+        &self,
+        from: SessionId,
+        name: &str,
+        header: &Header<'_>,
+    ) -> Target {
+        match target(self.judge_name(from, name, header).0) {
+            Target::Host if !self.is_owned_on_host(name) && !self.defaults_to_host(name) => {
+                Target::Nobody
+            }
+            target => target,
+        }
+    }
+
+    /// Whether the host has an owner for a name that clients inside may know.
+    pub(super) fn is_owned_on_host(&self, name: &str) -> bool {
+        self.host
+            .as_ref()
+            .is_some_and(|host| host.view.owner(name).is_some())
+            && self.config.policy.host_name(name) == Passage::Allowed
     }
 
     /// Where a well-known name lives. `may_start`: activation is wanted.
@@ -97,24 +215,16 @@ impl Hub {
         if self.remote.is_some() {
             return self.resolve_with_remote(from, name, may_start, header);
         }
+        if self.belongs_to_host(name) {
+            return self.resolve_outside(from, name, header);
+        }
         if let Some(owner) = self.names.owner(name) {
             return Target::Inside(owner);
         }
         let application = self.activation.set.is_application(name);
-        let host = self.host.as_ref().filter(|_| !application);
-        let access = self.config.policy.host_name(name);
-        if let Some(host) = host
-            && access == Passage::Allowed
-            && let Some(owner) = host.view.owner(name)
-        {
-            return match self
-                .config
-                .policy
-                .host_peer(host.view.names_of(owner), header.interface)
-            {
-                Passage::Allowed => Target::Host,
-                Passage::Refused => Target::Refused,
-            };
+        let has_host = self.host.is_some() && !application;
+        if has_host && self.is_owned_on_host(name) {
+            return self.resolve_outside(from, name, header);
         }
         if may_start
             && self.activation.can_start(name)
@@ -122,10 +232,10 @@ impl Hub {
         {
             return Target::Activate(name);
         }
-        match (host, access) {
-            (None, _) => Target::Nobody,
-            (Some(_), Passage::Allowed) => Target::Host,
-            (Some(_), Passage::Refused) => Target::Refused,
+        if has_host {
+            self.resolve_outside(from, name, header)
+        } else {
+            Target::Nobody
         }
     }
 
@@ -133,20 +243,32 @@ impl Hub {
     /// refused.
     pub(super) fn host_name_is_visible(&self, name: &str) -> bool {
         self.inside_owner(name).is_none()
-            && !self.activation.set.is_application(name)
+            && (!self.activation.set.is_application(name) || self.belongs_to_host(name))
             && self.config.policy.host_name(name) == Passage::Allowed
     }
 
-    /// Whether a connection of the host may be seen at all: it does not only hold refused names.
-    pub(super) fn host_peer_is_visible(&self, name: UniqueName) -> bool {
+    /// Whether a client may see a connection of the host at all: it does not only hold names that the client may
+    /// not see, or has spoken to it.
+    pub(super) fn peer_is_visible(&self, to: SessionId, peer: UniqueName) -> bool {
         let Some(host) = &self.host else { return false };
-        let mut names = host.view.names_of(name).peekable();
-        names.peek().is_none()
-            || names.any(|name| self.config.policy.host_name(name) == Passage::Allowed)
+        let floor = self.floor(to);
+        let is_visible =
+            |name: &str| self.config.policy.host_name_above(name, floor) == Passage::Allowed;
+        let mut names = host.view.names_of(peer).peekable();
+        if names.peek().is_some() {
+            names.any(is_visible) || self.has_spoken(to, peer)
+        } else {
+            floor >= Access::See
+                || self.has_spoken(to, peer)
+                || host.view.former_names_of(peer).any(is_visible)
+        }
     }
 
     /// Who owns a well-known name inside, as clients know it.
     pub(super) fn inside_owner(&self, name: &str) -> Option<UniqueName> {
+        if self.belongs_to_host(name) {
+            return None;
+        }
         match &self.remote {
             None => self.session(self.names.owner(name)?)?.name,
             Some(remote) => remote.control.view.owner(name).map(|raw| remote.shown(raw)),
@@ -160,5 +282,15 @@ impl Hub {
         }
         let owner = self.host.as_ref()?.view.owner(name)?;
         self.host_name_is_visible(name).then_some(owner)
+    }
+}
+
+/// Where a message to the host goes that was judged.
+fn target(passage: Passage) -> Target {
+    match passage {
+        Passage::Allowed => Target::Host,
+        Passage::Refused => Target::Refused,
+        Passage::Forbidden => Target::Forbidden,
+        Passage::Hidden => Target::Nobody,
     }
 }

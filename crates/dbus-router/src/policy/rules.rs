@@ -61,7 +61,7 @@ impl fmt::Display for RuleId {
 pub struct Rules {
     /// Where names live that nobody owns and no rule mentions.
     pub default: Side,
-    /// What a name of the host is to the inside when no rule mentions it.
+    /// What a name of the host is to the inside when no rule mentions it: the least that every name is.
     pub unmentioned: Access,
     /// What `{container}` stands for in [`Rename`].
     pub container: String,
@@ -79,6 +79,10 @@ pub struct Rules {
     pub host_monitor: bool,
     /// UpdateActivationEnvironment may be passed on to the host, for clients that live there.
     pub host_environment: bool,
+    /// What clients broadcast goes to the host without a rule of `exports` or `interfaces`.
+    pub outward_signals: bool,
+    /// The host may call every client, whatever `exports` and `interfaces` say.
+    pub inward_calls: bool,
     /// Names that hand over the host (systemd1, Flatpak, impl.portal) are refused unless a rule names them.
     /// Off only for `dbus-router proxy`, where `--talk=org.freedesktop.*` means what it says.
     pub guard_host: bool,
@@ -98,6 +102,8 @@ impl Default for Rules {
             interfaces: Vec::new(),
             host_monitor: false,
             host_environment: false,
+            outward_signals: false,
+            inward_calls: false,
             guard_host: true,
         }
     }
@@ -218,6 +224,9 @@ pub struct HostPass {
     pub unit: Option<Glob>,
     /// Every client.
     pub everyone: bool,
+    /// What every name of the host is to them at least. [`Access::Own`]: they may do there what any program may,
+    /// but for what hands over the host.
+    pub access: Access,
 }
 
 /// A name of the inside that is there on the host, too.

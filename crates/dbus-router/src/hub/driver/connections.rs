@@ -32,7 +32,7 @@ impl Hub {
         let raw = self.native_name(name).map(|raw| raw.to_string());
         if let Some(raw) = raw.or_else(|| inside_elsewhere.then(|| name.to_owned())) {
             self.ask_container_about(call.id, call.frame, &raw, Purpose::Plain, out);
-        } else if self.asks_host_about(name) {
+        } else if self.asks_host_about(call.id, name) {
             self.ask_host_driver(call.id, call.frame, Purpose::Plain, out);
         } else {
             let text = format!("The name {name} does not exist");

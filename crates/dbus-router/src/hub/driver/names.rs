@@ -64,6 +64,9 @@ impl Hub {
         if self.remote.is_none() {
             return self.request_name(call.id, name, flags, call.frame, out);
         }
+        if self.refuse_host_route(call.id, name, call.frame, out) {
+            return;
+        }
         let limit = self.config.limits.names_per_client;
         let mut purpose = Purpose::Ownership;
         if let (Ok(name), Some(session)) = (
@@ -121,7 +124,7 @@ impl Hub {
                 return self.ask_container_driver(call.id, call.frame, purpose, out);
             }
         }
-        if self.asks_host_about(name) {
+        if self.asks_host_about(call.id, name) {
             return self.ask_host_driver(call.id, call.frame, Purpose::Plain, out);
         }
         let text = format!("Could not get owners of name '{name}': no such name");
@@ -231,7 +234,7 @@ impl Hub {
                 return self.start_joint(call.id, call.frame, member, kind, None, Some(&body), out);
             }
         }
-        if self.asks_host_about(name) {
+        if self.asks_host_about(call.id, name) {
             return self.ask_host_driver(call.id, call.frame, Purpose::Plain, out);
         }
         if has {
@@ -257,13 +260,13 @@ impl Hub {
     }
 
     /// Whether a question about a name that is not inside may go to the host.
-    pub(super) fn asks_host_about(&self, name: &str) -> bool {
+    pub(super) fn asks_host_about(&self, id: SessionId, name: &str) -> bool {
         if self.host.is_none() {
             return false;
         }
         match UniqueName::parse(name) {
             Some(unique) => {
-                self.host_peer_is_visible(unique)
+                self.peer_is_visible(id, unique)
                     && self
                         .remote
                         .as_ref()
@@ -339,6 +342,11 @@ impl Hub {
                     Some(&asked),
                     out,
                 );
+            }
+            Target::Forbidden => {
+                self.counters.refused += 1;
+                let text = format!("{name} may not be started from here: no rule allows it");
+                self.refuse(id, header, error_names::ACCESS_DENIED, &text, out);
             }
             Target::Nobody => {
                 let (error, text) = super::super::clients::nobody(name, Flags(0));
