@@ -150,6 +150,7 @@ impl Hub {
         match bus {
             // As the loss of a session bus does: every client ends.
             Bus::Host => {
+                self.departed.clear();
                 let ids = self.session_ids();
                 for &id in &ids {
                     self.nothing_will_answer(id, Bus::Host, out);

@@ -83,7 +83,7 @@ impl Hub {
     /// What becomes of a broadcast of a host connection; `Pass` (to whom does not matter) is the usual.
     fn judge_broadcast(&self, sender: UniqueName) -> Verdict {
         // One of our own clients sent it, and it was delivered inside already.
-        if self.clients.contains_key(&sender) {
+        if self.clients.contains_key(&sender) || self.departed.contains(sender) {
             return Verdict::Drop;
         }
         if !self.host_peer_is_visible(sender) {
