@@ -206,7 +206,6 @@ pub(crate) struct Session {
     next_ticket: u64,
     deferred: VecDeque<Deferred>,
     deferred_bytes: usize,
-    deferred_messages: usize,
 }
 
 impl Session {
@@ -232,7 +231,6 @@ impl Session {
             next_ticket: 0,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
-            deferred_messages: 0,
         }
     }
 
@@ -266,15 +264,15 @@ impl Session {
                 .is_some_and(|link| link.oldest_ticket().is_some())
     }
 
-    /// Whether a message from inside has to wait.
+    /// Whether a message from inside has to wait: behind a change of owner that is being asked for, and behind
+    /// what the driver has said already, such as NameAcquired for the name that is called.
     pub fn must_defer_inside(&self) -> bool {
-        self.deferred_messages > 0 || self.has_barriers()
+        !self.deferred.is_empty() || self.has_barriers()
     }
 
     /// Keeps a message back until every answer of the host's driver that is due now has come.
     pub fn defer(&mut self, bytes: Vec<u8>, fds: Fds, charge: Option<SessionId>) {
         self.deferred_bytes += bytes.len();
-        self.deferred_messages += usize::from(charge.is_some());
         self.deferred.push_back(Deferred {
             after: self.next_ticket,
             bytes,
@@ -296,7 +294,6 @@ impl Session {
         }
         let deferred = self.deferred.pop_front()?;
         self.deferred_bytes -= deferred.bytes.len();
-        self.deferred_messages -= usize::from(deferred.charge.is_some());
         Some(deferred)
     }
 
