@@ -257,7 +257,9 @@ impl Hub {
             link.as_ref()
                 .is_some_and(|link| link.driver.iter().any(|call| call.ticket.is_some()))
         };
-        if busy(&session.host) || busy(&session.container) || self.has_joint(id) {
+        // What the container bus has said already comes first, also where it waits for the control link.
+        if busy(&session.host) || busy(&session.container) || session.stepping || self.has_joint(id)
+        {
             Verdict::Wait
         } else {
             Verdict::Take
@@ -381,6 +383,7 @@ impl Hub {
         session.stepping = false;
         session.in_step = true;
         out.resume(Port::Link(Bus::Container, id));
+        out.resume(Port::Client(id));
     }
 
     pub(super) fn take_from_container(

@@ -12,7 +12,7 @@ use testbed::{
     tools,
 };
 
-use crate::exchange::{ALL_OWNERS, INTERFACE, owners_of, reaches, refused};
+use crate::exchange::{ALL_OWNERS, INTERFACE, heard, owners_of, reaches, refused};
 
 const MIB: usize = 1024 * 1024;
 const DRIVER: &str = "org.freedesktop.DBus";
@@ -137,7 +137,28 @@ fn an_answer_of_our_own_comes_after_what_the_host_sent_before(topology: Topology
     for _ in 0..50 {
         outside.send(Builder::signal("/", INTERFACE, "Happened"));
         outside.all_so_far();
-        assert_eq!(client.signals_so_far(), ["Happened"]);
+        assert_eq!(heard(&mut client), ["Happened"]);
+    }
+}
+
+/// Line 31. Nor does it overtake what the container bus had sent before, also where that waits until the
+/// multiplexer knows as much itself.
+#[test]
+fn an_answer_of_our_own_comes_after_what_the_container_bus_sent_before() {
+    needs!(tools::DBUS_DAEMON);
+    let world = World::start(Topology::Remote);
+    let container = world.container.as_ref().expect("a remote container bus");
+    let mut native = RawClient::open(container.address());
+    let mut client = RawClient::open(&world.inside());
+    client.request_name(INSIDE, 1);
+    client.all_so_far();
+    for _ in 0..50 {
+        assert_eq!(native.request_name(INSIDE, 2), 1);
+        native.all_so_far();
+        assert_eq!(client.signals_so_far(), [format!("NameLost {INSIDE}")]);
+        assert_eq!(native.release_name(INSIDE), 1);
+        native.all_so_far();
+        assert_eq!(client.signals_so_far(), [format!("NameAcquired {INSIDE}")]);
     }
 }
 

@@ -5,7 +5,7 @@ use dbus_wire::{Body, Builder};
 use testbed::raw_client::call;
 use testbed::{RawClient, Topology, World, WorldOptions, in_topologies, needs, tools};
 
-use crate::exchange::{ALL_OWNERS, INTERFACE, owners_of, reaches, refused};
+use crate::exchange::{ALL_OWNERS, INTERFACE, heard, owners_of, reaches, refused};
 
 /// The number after the dot of a unique name.
 fn minor(name: &str) -> u32 {
@@ -155,7 +155,7 @@ fn a_client_has_one_name_in_every_place(topology: Topology) {
     assert_eq!(hello.text(), name);
     assert_eq!(hello.header().destination, Some(name));
     assert_eq!(
-        watcher.signals_so_far(),
+        heard(&mut watcher),
         [format!("NameOwnerChanged {name} - {name}")]
     );
 
@@ -164,7 +164,7 @@ fn a_client_has_one_name_in_every_place(topology: Topology) {
     let acquired = client.expect_signal("org.freedesktop.DBus", "NameAcquired");
     assert_eq!(acquired.header().destination, Some(name));
     assert_eq!(
-        watcher.signals_so_far(),
+        heard(&mut watcher),
         [format!("NameOwnerChanged {well_known} - {name}")]
     );
     for asked in [well_known, name] {
@@ -216,7 +216,7 @@ fn a_client_has_one_name_in_every_place(topology: Topology) {
     let lost = client.expect_signal("org.freedesktop.DBus", "NameLost");
     assert_eq!(lost.header().destination, Some(name));
     assert_eq!(
-        watcher.signals_so_far(),
+        heard(&mut watcher),
         [format!(
             "NameOwnerChanged {well_known} {name} {fellow_name}"
         )]
@@ -244,7 +244,7 @@ fn match_rules_know_a_client_by_its_one_name(topology: Topology) {
     fellow.all_so_far();
     let seen = watcher.expect_signal(INTERFACE, "Happened");
     assert_eq!((seen.text(), seen.sender()), ("of the client", &*name));
-    assert_eq!(watcher.signals_so_far(), [""; 0]);
+    assert_eq!(heard(&mut watcher), [""; 0]);
 
     // A signal to one client comes without a rule; a rule on its destination brings it no second time.
     client.add_match(&format!("type='signal',destination='{name}'"));
@@ -253,12 +253,12 @@ fn match_rules_know_a_client_by_its_one_name(topology: Topology) {
     client.expect_signal(INTERFACE, "ForYou");
     // Over any bus this comes after what could have come twice.
     reaches(&mut fellow, &name, &mut client);
-    assert_eq!(client.signals_so_far(), [""; 0]);
+    assert_eq!(heard(&mut client), [""; 0]);
 
     drop(client);
     let gone = watcher.expect_signal("org.freedesktop.DBus", "NameOwnerChanged");
     assert_eq!(gone.strings(), [&*name, &*name, ""]);
-    assert_eq!(watcher.signals_so_far(), [""; 0], "it goes once");
+    assert_eq!(heard(&mut watcher), [""; 0], "it goes once");
 }
 
 /// Line 12. The host knows a client by the name by which the client knows itself.
@@ -297,7 +297,7 @@ fn a_program_of_the_container_bus_has_one_name_in_every_place() {
     assert_ne!(name, raw);
     assert_eq!(native.request_name("org.example.Native", 1), 1);
     assert_eq!(
-        client.signals_so_far(),
+        heard(&mut client),
         [
             format!("NameAcquired {}", client.unique_name()),
             format!("NameOwnerChanged org.example.Native - {name}"),
@@ -377,7 +377,7 @@ fn a_host_program_with_a_refused_name_is_reached_by_no_name(topology: Topology) 
     let got = outside.all_so_far();
     let got: Vec<String> = got.iter().map(ToString::to_string).collect();
     assert!(got.iter().all(|it| it.contains("NameAcquired")), "{got:?}");
-    let seen = client.signals_so_far();
+    let seen = heard(&mut client);
     assert!(
         !seen
             .iter()

@@ -11,7 +11,7 @@ use testbed::{
     WorldOptions, in_topologies, needs, tools,
 };
 
-use crate::exchange::{ALL_OWNERS, INTERFACE, owners_of, reaches, refused};
+use crate::exchange::{ALL_OWNERS, INTERFACE, heard, owners_of, reaches, refused};
 
 const NAME: &str = "org.example.Name";
 const ALLOW: u32 = 1;
@@ -186,12 +186,12 @@ fn the_signals_of_a_name_come_before_the_reply_and_once(topology: Topology) {
             told_until_reply(&mut client, "RequestName", &request),
             [&*gained, &acquired, "reply"]
         );
-        assert_eq!(rival.signals_so_far().last(), Some(&gained));
+        assert_eq!(heard(&mut rival).last(), Some(&gained));
         assert_eq!(
             told_until_reply(&mut client, "ReleaseName", &release),
             [&*lost, &gone, "reply"]
         );
-        assert_eq!(rival.signals_so_far(), [&*gone]);
+        assert_eq!(heard(&mut rival), [&*gone]);
     }
     // Who takes the name from another is told in the same order, and the other is told before it.
     client.request_name(NAME, ALLOW);
@@ -202,7 +202,7 @@ fn the_signals_of_a_name_come_before_the_reply_and_once(topology: Topology) {
         told_until_reply(&mut rival, "RequestName", &replace),
         [&*change, &acquired, "reply"]
     );
-    assert_eq!(client.signals_so_far(), [&*lost, &change]);
+    assert_eq!(heard(&mut client), [&*lost, &change]);
     assert_eq!(
         told_until_reply(&mut rival, "ReleaseName", &release),
         [
@@ -212,7 +212,7 @@ fn the_signals_of_a_name_come_before_the_reply_and_once(topology: Topology) {
         ]
     );
     assert_eq!(
-        client.signals_so_far(),
+        heard(&mut client),
         [&*format!("NameOwnerChanged {NAME} {it} {me}"), &acquired]
     );
 }
@@ -268,42 +268,42 @@ fn what_the_host_does_with_a_hidden_name_is_not_seen(topology: Topology) {
 
     outside.request_name(NAME, ALLOW);
     outside.all_so_far();
-    assert_eq!(watcher.signals_so_far(), [change("-", host)]);
+    assert_eq!(heard(&mut watcher), [change("-", host)]);
     outside.send(Builder::signal("/", INTERFACE, "OfTheHost"));
     outside.all_so_far();
-    assert_eq!(watcher.signals_so_far(), ["OfTheHost"]);
+    assert_eq!(heard(&mut watcher), ["OfTheHost"]);
 
     client.request_name(NAME, 0);
-    assert_eq!(watcher.signals_so_far(), [change(host, me)]);
+    assert_eq!(heard(&mut watcher), [change(host, me)]);
     // Hidden: releases, requests, other owners, and signals by that name.
     outside.release_name(NAME);
     outside.request_name(NAME, ALLOW);
     rival.request_name(NAME, REPLACE);
     rival.send(Builder::signal("/", INTERFACE, "OfTheHost"));
     rival.all_so_far();
-    assert_eq!(watcher.signals_so_far(), [""; 0]);
+    assert_eq!(heard(&mut watcher), [""; 0]);
     client.send(Builder::signal("/", INTERFACE, "OfTheInside"));
     assert_eq!(watcher.expect_signal(INTERFACE, "OfTheInside").sender(), me);
     assert_eq!(watcher.name_owner(NAME).as_deref(), Some(me));
 
     client.release_name(NAME);
-    assert_eq!(watcher.signals_so_far(), [change(me, other)]);
+    assert_eq!(heard(&mut watcher), [change(me, other)]);
     assert_eq!(watcher.name_owner(NAME).as_deref(), Some(other));
     rival.release_name(NAME);
     rival.all_so_far();
-    assert_eq!(watcher.signals_so_far(), [change(other, host)]);
+    assert_eq!(heard(&mut watcher), [change(other, host)]);
 
     client.request_name(NAME, 0);
-    assert_eq!(watcher.signals_so_far(), [change(host, me)]);
+    assert_eq!(heard(&mut watcher), [change(host, me)]);
     outside.release_name(NAME);
     outside.all_so_far();
-    assert_eq!(watcher.signals_so_far(), [""; 0]);
+    assert_eq!(heard(&mut watcher), [""; 0]);
     drop(client);
     let gone = watcher.expect_signal("org.freedesktop.DBus", "NameOwnerChanged");
     assert_eq!(told(&gone), change(me, "-"));
     outside.request_name(NAME, 0);
     outside.all_so_far();
-    assert_eq!(watcher.signals_so_far(), [change("-", host)]);
+    assert_eq!(heard(&mut watcher), [change("-", host)]);
 }
 
 /// Line 22. The same when it is a program of the container bus that takes the name.
@@ -326,14 +326,14 @@ fn a_program_of_the_container_bus_takes_a_name_of_the_host() {
         native.request_name(NAME, 0);
         native.all_so_far();
         assert_eq!(
-            watcher.signals_so_far(),
+            heard(&mut watcher),
             [format!("NameOwnerChanged {NAME} {host} {shown}")]
         );
         reaches(&mut watcher, NAME, &mut native);
         native.release_name(NAME);
         native.all_so_far();
         assert_eq!(
-            watcher.signals_so_far(),
+            heard(&mut watcher),
             [format!("NameOwnerChanged {NAME} {shown} {host}")]
         );
         reaches(&mut watcher, NAME, &mut outside);
@@ -513,7 +513,7 @@ fn a_client_comes_once_and_goes_once_under_one_name(topology: Topology) {
         .map(|it| it.unique_name().to_owned())
         .collect();
     names.sort();
-    let mut come = watcher.signals_so_far();
+    let mut come = heard(&mut watcher);
     come.sort();
     let expected: Vec<String> = names
         .iter()
@@ -530,7 +530,7 @@ fn a_client_comes_once_and_goes_once_under_one_name(topology: Topology) {
     assert_eq!(gone, expected);
     // Whatever else there is to tell was told before a newcomer is.
     let _last = RawClient::open(&world.inside());
-    assert_eq!(watcher.signals_so_far().len(), 1);
+    assert_eq!(heard(&mut watcher).len(), 1);
 }
 
 // ── Activation ──
