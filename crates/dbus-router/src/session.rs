@@ -240,6 +240,15 @@ impl Session {
         self.next_ticket - 1
     }
 
+    /// The client was told where `name` is; at most `most` names are remembered.
+    pub fn remember_told(&mut self, name: WellKnownName, inside: bool, most: usize) {
+        self.told.retain(|(told, _)| *told != name);
+        self.told.push((name, inside));
+        if self.told.len() > most {
+            self.told.remove(0);
+        }
+    }
+
     /// The change of `name` that waits first for its barrier.
     pub fn pending_barrier(&self, name: &str) -> Option<&Barrier> {
         self.host

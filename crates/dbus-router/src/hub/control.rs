@@ -323,6 +323,9 @@ impl Hub {
             }
             return;
         }
+        if bus == Bus::Container && old.is_empty() != new.is_empty() {
+            self.keep_what_was_told(name, !old.is_empty());
+        }
         let Some(control) = self.control_mut(bus) else {
             return;
         };

@@ -641,11 +641,7 @@ impl Hub {
             return self.tell_owner_change(id, &name, shown_old, shown_new, out);
         }
         if let Some(session) = self.session_mut(id) {
-            session.told.retain(|(told, _)| *told != name);
-            session.told.push((name.clone(), shown_new.is_some()));
-            if session.told.len() > KNOWN {
-                session.told.remove(0);
-            }
+            session.remember_told(name.clone(), shown_new.is_some(), KNOWN);
         }
         self.start_barrier(
             id,
@@ -656,6 +652,31 @@ impl Hub {
             },
             out,
         );
+    }
+
+    /// The control link is about to hear that `name` came or went. For a session that watches it and was not
+    /// told, it stays where it was (`inside`) until its own link says otherwise.
+    pub(super) fn keep_what_was_told(&mut self, name: &str, inside: bool) {
+        let Ok(name) = WellKnownName::parse(name) else {
+            return;
+        };
+        // A rule that the container bus has not got yet cannot bring this change.
+        let watchers: Vec<SessionId> = self
+            .matches
+            .candidates(Some(DRIVER), Some(&name))
+            .filter(|(id, rule)| {
+                super::ownership::watches_name(rule, &name) && !self.is_adding(*id, rule)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in watchers {
+            if let Some(session) = self.session_mut(id)
+                && session.container.is_some()
+                && !session.told.iter().any(|(told, _)| *told == name)
+            {
+                session.remember_told(name.clone(), inside, KNOWN);
+            }
+        }
     }
 
     /// The control link tells of a new owner: monitors hear of it from here.
