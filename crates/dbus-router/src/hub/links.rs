@@ -52,10 +52,10 @@ impl Hub {
         }
         match (header.kind, header.reply_serial) {
             // A session bus passes on what nobody asked for.
-            (MessageType::MethodReturn | MessageType::Error, Some(serial)) => {
-                if !link.outstanding.remove(&serial) {
-                    return Verdict::Drop;
-                }
+            (MessageType::MethodReturn | MessageType::Error, Some(serial))
+                if !link.outstanding.remove(&serial) =>
+            {
+                return Verdict::Drop;
             }
             (MessageType::MethodCall, _) if !header.flags.contains(Flags::NO_REPLY_EXPECTED) => {
                 if let Some(caller) = header.sender.and_then(UniqueName::parse) {
