@@ -153,11 +153,7 @@ impl Hub {
                 self.departed.clear();
                 let ids = self.session_ids();
                 for &id in &ids {
-                    self.nothing_will_answer(id, Bus::Host, out);
-                    self.nothing_will_answer(id, Bus::Container, out);
-                }
-                for (caller, serial) in self.replies.remove_all() {
-                    self.no_reply(caller, serial, out);
+                    self.nobody_will_answer(id, out);
                 }
                 for id in ids {
                     self.remove_session(id, Ending::Flushed, out);

@@ -535,10 +535,19 @@ impl Hub {
             }
             (_, Phase::Unregistered | Phase::Monitor) => {}
             (Bus::Host, Phase::Active) => {
-                self.nothing_will_answer(id, Bus::Host, out);
+                self.nobody_will_answer(id, out);
                 self.remove_session(id, Ending::Flushed, out);
             }
             (Bus::Container, Phase::Active) => self.container_link_closed(id, out),
+        }
+    }
+
+    /// The host is gone, and with it the client goes: every call of it that waits gets NoReply, wherever it waits.
+    pub(super) fn nobody_will_answer(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        self.nothing_will_answer(id, Bus::Host, out);
+        self.nothing_will_answer(id, Bus::Container, out);
+        for serial in self.replies.give_up(id) {
+            self.no_reply(id, serial, out);
         }
     }
 

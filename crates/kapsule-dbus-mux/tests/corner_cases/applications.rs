@@ -288,10 +288,7 @@ fn names_in_bodies_are_true(registry: &mut RawClient, programs: [&mut RawClient;
     let [first, second] = programs;
     for program in [&mut *first, &mut *second] {
         // Embed((so)): who I am, and where; the answer is who the registry is.
-        let plug = Body::new().struct_(|it| {
-            it.str(&program.unique_name().to_owned())
-                .object_path("/root")
-        });
+        let plug = Body::new().struct_(|it| it.str(program.unique_name()).object_path("/root"));
         let serial = program.send(
             call(
                 "org.a11y.atspi.Registry",

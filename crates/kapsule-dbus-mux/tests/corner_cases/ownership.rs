@@ -489,6 +489,44 @@ fn a_client_that_is_told_over_the_container_bus_reaches_the_new_owner() {
     }
 }
 
+/// Line 24. It does so also where the multiplexer has still much to read of what happened on that bus before.
+#[test]
+fn a_client_that_is_told_over_a_busy_container_bus_reaches_the_new_owner() {
+    needs!(tools::DBUS_DAEMON);
+    let world = World::start(Topology::Remote);
+    let container = world.container.as_ref().expect("a remote container bus");
+    let mut outside = RawClient::open(&world.outside());
+    let mut native = RawClient::open(container.address());
+    let mut client = RawClient::open(&world.inside());
+    native.request_name("org.example.Native", 0);
+    native.all_so_far();
+    let (asked, _) = reaches(&mut client, "org.example.Native", &mut native);
+    let client_there = asked.sender().to_owned();
+    for round in 0..3 {
+        let name = format!("org.example.Round{round}");
+        outside.request_name(&name, 0);
+        outside.all_so_far();
+        let mut bytes = Vec::new();
+        let mut add = |message: Builder<'_>| {
+            let serial = native.next_serial();
+            let message = message.flags(Flags::NO_REPLY_EXPECTED);
+            bytes.extend(message.serial(serial).build());
+        };
+        let (busy, nothing) = (Body::new().str("org.example.Busy"), Body::new().u32(0));
+        let request = busy.clone().append(&nothing);
+        for _ in 0..1500 {
+            add(driver_call("RequestName", &request));
+            add(driver_call("ReleaseName", &busy));
+        }
+        let request = Body::new().str(&name).u32(0);
+        add(driver_call("RequestName", &request));
+        add(Builder::signal("/", INTERFACE, "ItIsMine").destination(&client_there));
+        native.send_bytes(&bytes);
+        client.expect_signal(INTERFACE, "ItIsMine");
+        reaches(&mut client, &name, &mut native);
+    }
+}
+
 /// Line 24a. A client that comes is seen once, under one name, by whoever watches, however many come at a time;
 /// and it goes once.
 fn a_client_comes_once_and_goes_once_under_one_name(topology: Topology) {
