@@ -186,9 +186,9 @@ pub(crate) struct Session {
     pub rules: Vec<RuleEntry>,
     /// Names that it owns or waits for on the local bus.
     pub claims: Vec<WellKnownName>,
-    /// Names that this session was told are inside, on a remote container bus, where that differs from
-    /// what the control link says.
-    pub told: Vec<(WellKnownName, bool)>,
+    /// Owners on a remote container bus as this session was told, where that may differ from what the control
+    /// link says.
+    pub told: Vec<(WellKnownName, Option<UniqueName>)>,
     /// Names that it asked the container bus for; from then on the control link's word is enough.
     pub known: HashSet<WellKnownName>,
     /// RequestName calls for a remote container bus, to be said again should it restart: name and flags.
@@ -240,10 +240,10 @@ impl Session {
         self.next_ticket - 1
     }
 
-    /// The client was told where `name` is; at most `most` names are remembered.
-    pub fn remember_told(&mut self, name: WellKnownName, inside: bool, most: usize) {
+    /// The client was told who owns `name` inside; at most `most` names are remembered.
+    pub fn remember_told(&mut self, name: WellKnownName, owner: Option<UniqueName>, most: usize) {
         self.told.retain(|(told, _)| *told != name);
-        self.told.push((name, inside));
+        self.told.push((name, owner));
         if self.told.len() > most {
             self.told.remove(0);
         }

@@ -319,8 +319,8 @@ impl Hub {
             }
             return;
         }
-        if bus == Bus::Container && old.is_empty() != new.is_empty() {
-            self.keep_what_was_told(name, !old.is_empty());
+        if bus == Bus::Container {
+            self.keep_what_was_told(name, UniqueName::parse(old));
         }
         let Some(control) = self.control_mut(bus) else {
             return;

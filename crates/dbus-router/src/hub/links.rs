@@ -313,7 +313,7 @@ impl Hub {
             return barrier.old.is_none();
         }
         match session.told.iter().find(|(told, _)| **told == *name) {
-            Some((_, inside)) => !inside,
+            Some((_, inside_owner)) => inside_owner.is_none(),
             None => self.inside_owner(name).is_none(),
         }
     }

@@ -637,11 +637,11 @@ impl Hub {
         let Ok(name) = WellKnownName::parse(name) else {
             return;
         };
+        if let Some(session) = self.session_mut(id) {
+            session.remember_told(name.clone(), shown_new, KNOWN);
+        }
         if shown_old.is_some() && shown_new.is_some() {
             return self.tell_owner_change(id, &name, shown_old, shown_new, out);
-        }
-        if let Some(session) = self.session_mut(id) {
-            session.remember_told(name.clone(), shown_new.is_some(), KNOWN);
         }
         self.start_barrier(
             id,
@@ -654,12 +654,13 @@ impl Hub {
         );
     }
 
-    /// The control link is about to hear that `name` came or went. For a session that watches it and was not
-    /// told, it stays where it was (`inside`) until its own link says otherwise.
-    pub(super) fn keep_what_was_told(&mut self, name: &str, inside: bool) {
+    /// The control link is about to hear that `name` has left `owner`. For a session that watches it and was not
+    /// told, it stays there until its own link says otherwise.
+    pub(super) fn keep_what_was_told(&mut self, name: &str, owner: Option<UniqueName>) {
         let Ok(name) = WellKnownName::parse(name) else {
             return;
         };
+        let owner = owner.map(|raw| self.container_shown(raw));
         // A rule that the container bus has not got yet cannot bring this change.
         let watchers: Vec<SessionId> = self
             .matches
@@ -674,7 +675,7 @@ impl Hub {
                 && session.container.is_some()
                 && !session.told.iter().any(|(told, _)| *told == name)
             {
-                session.remember_told(name.clone(), inside, KNOWN);
+                session.remember_told(name.clone(), owner, KNOWN);
             }
         }
     }
@@ -927,7 +928,7 @@ impl Hub {
             session.stepping = false;
             session.in_step = false;
             session.known.clear();
-            session.told.clear();
+            let told = std::mem::take(&mut session.told);
             let own = session.name;
             let halves: Vec<_> = session
                 .container
@@ -939,9 +940,6 @@ impl Hub {
                 })
                 .collect();
             self.nothing_will_answer(id, Bus::Container, out);
-            for joint in halves {
-                self.half_lost(joint, Bus::Container, out);
-            }
             if let Some(session) = self.session_mut(id) {
                 session.container = None;
                 session.container_name = None;
@@ -951,6 +949,19 @@ impl Hub {
                 if Some(*owner) == own {
                     self.driver_signal(id, "NameLost", &Body::new().str(name), out);
                 }
+            }
+            // What this client heard of a name's owner is what it has to hear the end of.
+            let mut lost: Vec<(WellKnownName, UniqueName)> = changes
+                .iter()
+                .filter(|(name, _)| !told.iter().any(|(it, _)| it == name))
+                .cloned()
+                .collect();
+            lost.extend(
+                told.into_iter()
+                    .filter_map(|(name, owner)| Some((name, owner?))),
+            );
+            lost.sort_unstable();
+            for (name, owner) in &lost {
                 let barrier = Barrier {
                     name: name.clone(),
                     old: Some(*owner),
@@ -965,6 +976,10 @@ impl Hub {
                 if watched {
                     self.start_barrier(id, barrier, out);
                 }
+            }
+            // The host's half of an answer comes after the changes that it is to agree with.
+            for joint in halves {
+                self.half_lost(joint, Bus::Container, out);
             }
             out.resume(Port::Client(id));
         }
