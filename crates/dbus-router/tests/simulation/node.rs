@@ -369,7 +369,18 @@ impl Node {
             let verdict = self.hub.route(port, &header, &mut self.io);
             if medium.trace.is_on() {
                 let label = self.label;
-                let told = tell(&header);
+                let mut told = tell(&header);
+                if header.signature.starts_with('s')
+                    && header.sender.is_none_or(|it| it == "org.freedesktop.DBus")
+                    && whole
+                {
+                    let body = &bytes[prologue.header_len()..length];
+                    let mut reader =
+                        dbus_wire::body::Reader::new(header.endian, header.signature, body);
+                    while let Ok(text) = reader.str() {
+                        told.push_str(&format!(" {text:?}"));
+                    }
+                }
                 medium
                     .trace
                     .say(|| format!("{label}: {port} {told} -> {verdict:?}"));
