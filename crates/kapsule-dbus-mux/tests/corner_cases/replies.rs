@@ -313,6 +313,28 @@ fn no_auto_start_starts_nothing_on_either_bus(topology: Topology) {
     }
 }
 
+/// Line 9. A start inside that expects no reply starts, and gets none when it fails; who waits for the same start
+/// is told.
+fn a_start_that_expects_no_reply_gets_none(topology: Topology) {
+    needs!(tools::DBUS_DAEMON);
+    let options = WorldOptions {
+        inside_services: vec![ServiceFile::new("org.example.Fails", "/bin/false")],
+        ..WorldOptions::default()
+    };
+    let world = World::start_with(topology, &options);
+    let mut client = RawClient::open(&world.inside());
+    let body = Body::new().str("org.example.Fails").u32(0);
+    let start = driver_call("StartServiceByName", &body);
+    let silent = client.send(start.clone().flags(Flags::NO_REPLY_EXPECTED));
+    let error = client.call(start).failed();
+    assert_eq!(error, error_names::SPAWN_CHILD_EXITED);
+    let came = client.all_so_far();
+    assert!(
+        !came.iter().any(|message| message.is_reply_to(silent)),
+        "{came:?}"
+    );
+}
+
 /// Line 9. ALLOW_INTERACTIVE_AUTHORIZATION reaches the service, in every place, with the other flags.
 fn interactive_authorization_passes_through(topology: Topology) {
     needs!(tools::DBUS_DAEMON);
@@ -471,6 +493,7 @@ in_topologies!(all: callers_with_the_same_serial_get_their_own_replies,
 in_topologies!(with_host: the_routers_own_calls_take_no_serial_of_the_clients,
     a_start_that_takes_its_time_keeps_its_serial);
 in_topologies!(multiplexed: the_driver_honours_no_reply_expected,
+    a_start_that_expects_no_reply_gets_none,
     a_call_that_expects_no_reply_gets_no_error,
     replies_that_nobody_asked_for_are_dropped);
 in_topologies!(local_bus: a_stranger_cannot_answer);
