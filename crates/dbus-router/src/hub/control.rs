@@ -150,7 +150,6 @@ impl Hub {
         match bus {
             // As the loss of a session bus does: every client ends.
             Bus::Host => {
-                self.departed.clear();
                 let ids = self.session_ids();
                 for &id in &ids {
                     self.nobody_will_answer(id, out);
@@ -158,6 +157,7 @@ impl Hub {
                 for id in ids {
                     self.remove_session(id, Ending::Flushed, out);
                 }
+                self.departed.clear();
             }
             Bus::Container => self.container_lost(owned, out),
         }
