@@ -5,6 +5,7 @@ use std::thread;
 
 use dbus_wire::error_names::{NAME_HAS_NO_OWNER, SERVICE_UNKNOWN};
 use dbus_wire::{Body, Builder, Flags, MessageType};
+use rustix::process::Signal;
 use testbed::raw_client::{call, driver_call};
 use testbed::{
     Deadline, Line, Lines, RawClient, Received, ServiceFile, TestDir, Topology, World,
@@ -489,42 +490,50 @@ fn a_client_that_is_told_over_the_container_bus_reaches_the_new_owner() {
     }
 }
 
-/// Line 24. It does so also where the multiplexer has still much to read of what happened on that bus before.
+/// Line 24. It does so also where the multiplexer itself has not heard of it yet: that bus has much to tell it of
+/// what happened before, and is slow to.
 #[test]
-fn a_client_that_is_told_over_a_busy_container_bus_reaches_the_new_owner() {
+fn a_client_that_is_told_before_the_multiplexer_is_reaches_the_new_owner() {
     needs!(tools::DBUS_DAEMON);
-    let world = World::start(Topology::Remote);
-    let container = world.container.as_ref().expect("a remote container bus");
+    let mut world = World::start(Topology::Remote);
+    let mut container = world.container.take().expect("a remote container bus");
     let mut outside = RawClient::open(&world.outside());
+    outside.request_name(NAME, 0);
+    outside.all_so_far();
     let mut native = RawClient::open(container.address());
-    let mut client = RawClient::open(&world.inside());
     native.request_name("org.example.Native", 0);
     native.all_so_far();
+    let mut client = RawClient::open(&world.inside());
+    let mut other = RawClient::open(&world.inside());
     let (asked, _) = reaches(&mut client, "org.example.Native", &mut native);
     let client_there = asked.sender().to_owned();
-    for round in 0..3 {
-        let name = format!("org.example.Round{round}");
-        outside.request_name(&name, 0);
-        outside.all_so_far();
-        let mut bytes = Vec::new();
-        let mut add = |message: Builder<'_>| {
-            let serial = native.next_serial();
-            let message = message.flags(Flags::NO_REPLY_EXPECTED);
-            bytes.extend(message.serial(serial).build());
-        };
-        let (busy, nothing) = (Body::new().str("org.example.Busy"), Body::new().u32(0));
-        let request = busy.clone().append(&nothing);
-        for _ in 0..1500 {
-            add(driver_call("RequestName", &request));
-            add(driver_call("ReleaseName", &busy));
+
+    // More than a socket holds, while the multiplexer does not read.
+    let mux = world.mux.as_mut().expect("a multiplexer").process();
+    mux.signal(Signal::STOP);
+    let (busy, flags) = (Body::new().str("org.example.Busy"), Body::new().u32(0));
+    let (request, mut bytes) = (busy.clone().append(&flags), Vec::new());
+    for _ in 0..2000 {
+        for (member, body) in [("RequestName", &request), ("ReleaseName", &busy)] {
+            let message = driver_call(member, body).flags(Flags::NO_REPLY_EXPECTED);
+            bytes.extend(message.serial(native.next_serial()).build());
         }
-        let request = Body::new().str(&name).u32(0);
-        add(driver_call("RequestName", &request));
-        add(Builder::signal("/", INTERFACE, "ItIsMine").destination(&client_there));
-        native.send_bytes(&bytes);
-        client.expect_signal(INTERFACE, "ItIsMine");
-        reaches(&mut client, &name, &mut native);
     }
+    native.send_bytes(&bytes);
+    native.request_name(NAME, 0);
+    native.send(Builder::signal("/", INTERFACE, "ItIsMine").destination(&client_there));
+    native.all_so_far();
+    container.process().signal(Signal::STOP);
+    mux.signal(Signal::CONT);
+
+    client.expect_signal(INTERFACE, "ItIsMine");
+    let serial = client.send(call(NAME, "/", INTERFACE, "WhoIsThere"));
+    // The call has been looked at when this is answered.
+    other.all_so_far();
+    container.process().signal(Signal::CONT);
+    let asked = native.expect_call("WhoIsThere");
+    native.answer(&asked, &Body::new());
+    client.expect_reply(serial).returned();
 }
 
 /// Line 24a. A client that comes is seen once, under one name, by whoever watches, however many come at a time;
