@@ -194,7 +194,10 @@ fn every_line_has_a_test() {
         );
     }
 
-    for line in list.lines().filter(|line| line.starts_with("- `crates/")) {
+    for line in current
+        .lines()
+        .filter(|line| line.starts_with("- `crates/"))
+    {
         let mut words = line.split('`').skip(1).step_by(2);
         let (Some(file), Some(test)) = (words.next(), words.next()) else {
             panic!("`FILE`: `TEST` was awaited, not {line}");
