@@ -1,5 +1,6 @@
 //! Tasks of this workspace: `cargo xtask --help` lists them.
 
+mod bench;
 mod cargo;
 mod check;
 mod demo;
@@ -29,6 +30,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Task {
     Test(suite::Arguments),
+    Bench(bench::Arguments),
     Check(check::Arguments),
     Demo(demo::Arguments),
     Dist(dist_arguments::Arguments),
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome: Result<ExitCode, Failure> = match arguments.task {
         Task::Test(arguments) => suite::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Check(arguments) => check::run(&arguments),
         Task::Demo(arguments) => demo::run(&arguments),
         #[cfg(feature = "dist")]

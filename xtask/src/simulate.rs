@@ -1,6 +1,7 @@
 //! `cargo xtask simulate`: the router in an invented world, for as long as one likes.
 
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use testbed::Failure;
 
@@ -12,11 +13,11 @@ use crate::cargo;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  cargo xtask simulate                  1000 seeds
+  cargo xtask simulate                       1000 seeds
   cargo xtask simulate --minutes 30
-  cargo xtask simulate --seed 4711      that one run again, with its log")]
+  cargo xtask simulate --seed 4711 --trace   that one again, with all that happened before it failed")]
 pub struct Arguments {
-    /// How many seeds to run, beginning with a random one
+    /// How many seeds to run
     #[arg(long, value_name = "N", conflicts_with = "minutes")]
     seeds: Option<u64>,
 
@@ -24,37 +25,39 @@ pub struct Arguments {
     #[arg(long, value_name = "M")]
     minutes: Option<u64>,
 
-    /// Run this seed; with --seeds or --minutes, begin with it
+    /// Run this seed; with --seeds or --minutes, begin with it [default: seeds that nobody has run]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+
+    /// Show everything that happened before a failure
+    #[arg(long)]
+    trace: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let mut command = cargo::command();
-    // Ten times as many runs in the same time are worth the build.
-    command.args([
-        "test",
-        "--release",
-        "--package",
-        "dbus-router",
-        "--test",
-        "simulation",
-        "--",
-        "--nocapture",
-    ]);
     let seeds = match (arguments.seeds, arguments.minutes, arguments.seed) {
         (None, None, Some(_)) => Some(1),
         (None, None, None) => Some(1000),
         (seeds, _, _) => seeds,
     };
+    let first = arguments.seed.unwrap_or_else(now_in_microseconds);
+    println!("seeds from {first} on");
+    let mut command = cargo::command();
+    // Ten times as many runs in the same time are worth the build.
+    command
+        .args(["test", "--release", "--package", "dbus-router"])
+        .args(["--test", "simulation", "--", "--nocapture"])
+        .env("SIMULATION_SEED", first.to_string());
     for (name, value) in [
         ("SIMULATION_SEEDS", seeds),
         ("SIMULATION_MINUTES", arguments.minutes),
-        ("SIMULATION_SEED", arguments.seed),
     ] {
         if let Some(value) = value {
             command.env(name, value.to_string());
         }
+    }
+    if arguments.trace {
+        command.env("SIMULATION_TRACE", "all");
     }
     let status = command
         .status()
@@ -63,4 +66,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+/// A seed that is new each time, and that a person can type.
+fn now_in_microseconds() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    now.as_secs() * 1_000_000 + u64::from(now.subsec_micros())
 }

@@ -191,9 +191,9 @@ pub(crate) struct Session {
     pub rules: Vec<RuleEntry>,
     /// Names that it owns or waits for on the local bus.
     pub claims: Vec<WellKnownName>,
-    /// Names that this session was told are inside, on a remote container bus, where that differs from
-    /// what the control link says.
-    pub told: Vec<(WellKnownName, bool)>,
+    /// Owners on a remote container bus as this session was told, where that may differ from what the control
+    /// link says.
+    pub told: Vec<(WellKnownName, Option<UniqueName>)>,
     /// Names that it asked the container bus for; from then on the control link's word is enough.
     pub known: HashSet<WellKnownName>,
     /// RequestName calls for a remote container bus, to be said again should it restart: name and flags.
@@ -211,7 +211,6 @@ pub(crate) struct Session {
     next_ticket: u64,
     deferred: VecDeque<Deferred>,
     deferred_bytes: usize,
-    deferred_messages: usize,
 }
 
 impl Session {
@@ -239,7 +238,6 @@ impl Session {
             next_ticket: 0,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
-            deferred_messages: 0,
         }
     }
 
@@ -255,6 +253,15 @@ impl Session {
     pub fn ticket(&mut self) -> u64 {
         self.next_ticket += 1;
         self.next_ticket - 1
+    }
+
+    /// The client was told who owns `name` inside; at most `most` names are remembered.
+    pub fn remember_told(&mut self, name: WellKnownName, owner: Option<UniqueName>, most: usize) {
+        self.told.retain(|(told, _)| *told != name);
+        self.told.push((name, owner));
+        if self.told.len() > most {
+            self.told.remove(0);
+        }
     }
 
     /// The change of `name` that waits first for its barrier.
@@ -281,15 +288,15 @@ impl Session {
                 .is_some_and(|link| link.oldest_ticket().is_some())
     }
 
-    /// Whether a message from inside has to wait.
+    /// Whether a message from inside has to wait: behind a change of owner that is being asked for, and behind
+    /// what the driver has said already, such as NameAcquired for the name that is called.
     pub fn must_defer_inside(&self) -> bool {
-        self.deferred_messages > 0 || self.has_barriers()
+        !self.deferred.is_empty() || self.has_barriers()
     }
 
     /// Keeps a message back until every answer of the host's driver that is due now has come.
     pub fn defer(&mut self, bytes: Vec<u8>, fds: Fds, charge: Option<SessionId>) {
         self.deferred_bytes += bytes.len();
-        self.deferred_messages += usize::from(charge.is_some());
         self.deferred.push_back(Deferred {
             after: self.next_ticket,
             bytes,
@@ -311,7 +318,6 @@ impl Session {
         }
         let deferred = self.deferred.pop_front()?;
         self.deferred_bytes -= deferred.bytes.len();
-        self.deferred_messages -= usize::from(deferred.charge.is_some());
         Some(deferred)
     }
 

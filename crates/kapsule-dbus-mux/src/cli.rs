@@ -42,7 +42,8 @@ Environment:
   DBUS_SESSION_BUS_ADDRESS  the host bus, unless --host-bus says otherwise
   XDG_RUNTIME_DIR           where the host bus is (as `bus`) if neither says so
   XDG_DATA_DIRS             where the container's services and applications are described
-  LISTEN_FDS, NOTIFY_SOCKET a socket passed by systemd takes the place of --listen; systemd is told READY";
+  LISTEN_FDS, NOTIFY_SOCKET a socket passed by systemd takes the place of --listen; systemd is told READY
+  RUST_LOG                  error, warn, info or debug: what to say on standard error, unless -v is given";
 
 /// The first form: serve a socket.
 #[derive(Args, Debug)]

@@ -42,8 +42,11 @@ pub fn main() -> ExitCode {
 }
 
 fn set_up_log(verbose: u8) {
+    let asked = std::env::var("RUST_LOG")
+        .ok()
+        .and_then(|level| level.parse().ok());
     let level = match verbose {
-        0 => LevelFilter::WARN,
+        0 => asked.unwrap_or(LevelFilter::WARN),
         1 => LevelFilter::INFO,
         _ => LevelFilter::DEBUG,
     };

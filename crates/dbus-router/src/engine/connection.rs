@@ -54,6 +54,9 @@ pub(super) struct Connection {
     pub stage: Stage,
     /// Bytes of messages that were not whole.
     pub partial: Vec<u8>,
+    /// So many bytes in `partial`, or so many descriptors, have to be there before it makes sense to look at a
+    /// long one again.
+    pub needed: (usize, usize),
     /// Descriptors that have arrived and belong to no message yet.
     pub fds: VecDeque<OwnedFd>,
     pub rest: Option<Rest>,
@@ -89,6 +92,7 @@ impl Connection {
             port,
             stage,
             partial: Vec::new(),
+            needed: (0, 0),
             fds: VecDeque::new(),
             rest: None,
             queue: Queue::default(),

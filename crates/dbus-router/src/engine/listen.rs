@@ -33,6 +33,9 @@ pub enum ListenError {
     /// Something else is there.
     #[error("{0} exists and is not a socket; it is left alone, so remove it or listen elsewhere")]
     NotASocket(PathBuf),
+    /// The directory is not there.
+    #[error("cannot listen on {0}: its directory does not exist; make it first (mode 0700)")]
+    NoDirectory(PathBuf),
     /// The path has no room in a socket's address.
     #[error("{0} is too long for a socket: the kernel takes 107 bytes")]
     TooLong(PathBuf),
@@ -99,7 +102,10 @@ impl Listener {
             .write(true)
             .truncate(false)
             .open(&lock_path)
-            .map_err(error("opening its lock file"))?;
+            .map_err(|problem| match problem.kind() {
+                io::ErrorKind::NotFound => ListenError::NoDirectory(path.to_owned()),
+                _ => error("opening its lock file")(problem),
+            })?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(ListenError::InUse(path.to_owned())),
@@ -215,6 +221,10 @@ mod tests {
             0,
             "nothing is left behind"
         );
+        assert!(matches!(
+            Listener::at(&dir.join("none/bus")),
+            Err(ListenError::NoDirectory(_))
+        ));
         std::fs::write(&path, "precious").unwrap();
         assert!(matches!(
             Listener::at(&path),

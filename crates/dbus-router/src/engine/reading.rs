@@ -37,13 +37,20 @@ impl Router {
         if connection.waiting || connection.paused || connection.closing {
             return;
         }
-        let mut buffer = std::mem::take(&mut self.buffer);
         let partial = std::mem::take(&mut connection.partial);
         let start = partial.len();
-        if buffer.len() < start + SMALL {
+        // What is long grows where it is: to copy it for each read would cost the square of its length.
+        let in_place = start >= SMALL;
+        let (mut buffer, partial) = if in_place {
+            (partial, Vec::new())
+        } else {
+            (std::mem::take(&mut self.buffer), partial)
+        };
+        if in_place {
             buffer.resize(start + READ, 0);
+        } else {
+            buffer[..start].copy_from_slice(&partial);
         }
-        buffer[..start].copy_from_slice(&partial);
         let received = queue::receive(
             connection.socket.as_fd(),
             &mut buffer[start..],
@@ -57,8 +64,15 @@ impl Router {
                 self.fault(token, "more file descriptors came than messages can carry");
             }
             Ok(received) if received.bytes > 0 => {
+                let end = start + received.bytes;
+                let (bytes, fds) = connection.needed;
+                if in_place && end < bytes && connection.fds.len() < fds {
+                    buffer.truncate(end);
+                    connection.partial = buffer;
+                    return;
+                }
                 drop(partial);
-                self.consume(token, &buffer[..start + received.bytes], start);
+                self.consume(token, &buffer[..end], start);
             }
             Err(error)
                 if matches!(
@@ -66,15 +80,18 @@ impl Router {
                     std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted
                 ) =>
             {
+                if in_place {
+                    buffer.truncate(start);
+                    connection.partial = buffer;
+                    return;
+                }
                 connection.partial = partial;
             }
             _ => self.ended(token),
         }
-        if buffer.len() > READ {
-            buffer.truncate(READ);
-            buffer.shrink_to_fit();
+        if !in_place {
+            self.buffer = buffer;
         }
-        self.buffer = buffer;
     }
 
     /// Handles bytes of a connection; what cannot be handled yet is kept in it. The first `known` were there
@@ -136,7 +153,10 @@ impl Router {
             let bytes = &data[at..];
             let prologue = match scan(bytes) {
                 Ok(Scan::Message(prologue)) => prologue,
-                Ok(Scan::NeedBytes(_)) => break,
+                Ok(Scan::NeedBytes(count)) => {
+                    connection.needed = (count, usize::MAX);
+                    break;
+                }
                 Err(error) => {
                     fault = Some(error.to_string());
                     break;
@@ -145,6 +165,7 @@ impl Router {
             let length = prologue.message_len();
             let whole = bytes.len() >= length;
             if !whole && length <= SMALL {
+                connection.needed = (length, usize::MAX);
                 break;
             }
             let header = match Header::parse(&bytes[..prologue.header_len()]) {
@@ -163,6 +184,7 @@ impl Router {
                 break;
             }
             if count > connection.fds.len() {
+                connection.needed = (length, count);
                 break;
             }
             // A message that had to wait is offered again, and arrived before.

@@ -152,15 +152,12 @@ impl Hub {
             Bus::Host => {
                 let ids = self.session_ids();
                 for &id in &ids {
-                    self.nothing_will_answer(id, Bus::Host, out);
-                    self.nothing_will_answer(id, Bus::Container, out);
-                }
-                for (caller, serial) in self.replies.remove_all() {
-                    self.no_reply(caller, serial, out);
+                    self.nobody_will_answer(id, out);
                 }
                 for id in ids {
                     self.remove_session(id, Ending::Flushed, out);
                 }
+                self.departed.clear();
             }
             Bus::Container => self.container_lost(owned, out),
         }
@@ -328,6 +325,9 @@ impl Hub {
                 }
             }
             return;
+        }
+        if bus == Bus::Container {
+            self.keep_what_was_told(name, UniqueName::parse(old));
         }
         let Some(control) = self.control_mut(bus) else {
             return;

@@ -339,6 +339,14 @@ impl Hub {
         }
     }
 
+    /// Whether a rule of this client's is on its way to the buses.
+    pub(super) fn is_adding(&self, id: SessionId, rule: &MatchRule) -> bool {
+        self.joints.all.values().any(|joint| {
+            joint.session == id
+                && matches!(&joint.kind, JointKind::AddMatch(adding) if **adding == *rule)
+        })
+    }
+
     /// A client has gone: nobody waits for what it asked.
     pub(super) fn forget_joints(&mut self, id: SessionId) {
         self.joints.all.retain(|_, joint| joint.session != id);

@@ -65,10 +65,10 @@ impl Hub {
         }
         match (header.kind, header.reply_serial) {
             // A session bus passes on what nobody asked for.
-            (MessageType::MethodReturn | MessageType::Error, Some(serial)) => {
-                if !link.outstanding.remove(&serial) {
-                    return Verdict::Drop;
-                }
+            (MessageType::MethodReturn | MessageType::Error, Some(serial))
+                if !link.outstanding.remove(&serial) =>
+            {
+                return Verdict::Drop;
             }
             (MessageType::MethodCall, _) if !header.flags.contains(Flags::NO_REPLY_EXPECTED) => {
                 if let Some(caller) = header.sender.and_then(UniqueName::parse) {
@@ -102,6 +102,9 @@ impl Hub {
                 true => Verdict::Drop,
                 false => Verdict::Pass(Port::Control(Bus::Host)),
             };
+        }
+        if to_is_inside && self.departed.contains(sender) {
+            return Verdict::Drop;
         }
         let Some(host) = &self.host else {
             return Verdict::Drop;
@@ -341,7 +344,7 @@ impl Hub {
             return barrier.old.is_none();
         }
         match session.told.iter().find(|(told, _)| **told == *name) {
-            Some((_, inside)) => !inside,
+            Some((_, inside_owner)) => inside_owner.is_none(),
             None => self.inside_owner(name).is_none(),
         }
     }
@@ -619,10 +622,19 @@ impl Hub {
             }
             (_, Phase::Unregistered | Phase::Monitor) => {}
             (Bus::Host, Phase::Active) => {
-                self.nothing_will_answer(id, Bus::Host, out);
+                self.nobody_will_answer(id, out);
                 self.remove_session(id, Ending::Flushed, out);
             }
             (Bus::Container, Phase::Active) => self.container_link_closed(id, out),
+        }
+    }
+
+    /// The host is gone, and with it the client goes: every call of it that waits gets NoReply, wherever it waits.
+    pub(super) fn nobody_will_answer(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        self.nothing_will_answer(id, Bus::Host, out);
+        self.nothing_will_answer(id, Bus::Container, out);
+        for serial in self.replies.give_up(id) {
+            self.no_reply(id, serial, out);
         }
     }
 

@@ -9,6 +9,7 @@
 mod clients;
 mod control;
 mod deliver;
+mod departed;
 mod driver;
 pub(crate) mod joint;
 mod links;
@@ -140,6 +141,7 @@ pub struct Hub {
     free: Vec<u32>,
     unregistered: usize,
     clients: HashMap<UniqueName, SessionId>,
+    departed: departed::Departed,
     names: NameRegistry,
     matches: MatchRegistry,
     replies: Replies,
@@ -171,6 +173,7 @@ impl Hub {
             free: Vec::new(),
             unregistered: 0,
             clients: HashMap::default(),
+            departed: departed::Departed::default(),
             names: NameRegistry::default(),
             matches: MatchRegistry::default(),
             replies: Replies::default(),
@@ -470,6 +473,9 @@ impl Hub {
         }
         if let Some(name) = session.name {
             self.clients.remove(&name);
+            if self.host.is_some() {
+                self.departed.insert(name);
+            }
         }
         self.monitors.retain(|it| *it != id);
         self.container_hello_ended(id, out);

@@ -250,7 +250,9 @@ impl Hub {
             link.as_ref()
                 .is_some_and(|link| link.driver.iter().any(|call| call.ticket.is_some()))
         };
-        if busy(&session.host) || busy(&session.container) || self.has_joint(id) {
+        // What the container bus has said already comes first, also where it waits for the control link.
+        if busy(&session.host) || busy(&session.container) || session.stepping || self.has_joint(id)
+        {
             Verdict::Wait
         } else {
             Verdict::Take
@@ -374,6 +376,7 @@ impl Hub {
         session.stepping = false;
         session.in_step = true;
         out.resume(Port::Link(Bus::Container, id));
+        out.resume(Port::Client(id));
     }
 
     pub(super) fn take_from_container(
@@ -627,15 +630,11 @@ impl Hub {
         let Ok(name) = WellKnownName::parse(name) else {
             return;
         };
+        if let Some(session) = self.session_mut(id) {
+            session.remember_told(name.clone(), shown_new, KNOWN);
+        }
         if shown_old.is_some() && shown_new.is_some() {
             return self.tell_owner_change(id, &name, shown_old, shown_new, out);
-        }
-        if let Some(session) = self.session_mut(id) {
-            session.told.retain(|(told, _)| *told != name);
-            session.told.push((name.clone(), shown_new.is_some()));
-            if session.told.len() > KNOWN {
-                session.told.remove(0);
-            }
         }
         self.start_barrier(
             id,
@@ -646,6 +645,32 @@ impl Hub {
             },
             out,
         );
+    }
+
+    /// The control link is about to hear that `name` has left `owner`. For a session that watches it and was not
+    /// told, it stays there until its own link says otherwise.
+    pub(super) fn keep_what_was_told(&mut self, name: &str, owner: Option<UniqueName>) {
+        let Ok(name) = WellKnownName::parse(name) else {
+            return;
+        };
+        let owner = owner.map(|raw| self.container_shown(raw));
+        // A rule that the container bus has not got yet cannot bring this change.
+        let watchers: Vec<SessionId> = self
+            .matches
+            .candidates(Some(DRIVER), Some(&name))
+            .filter(|(id, rule)| {
+                super::ownership::watches_name(rule, &name) && !self.is_adding(*id, rule)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in watchers {
+            if let Some(session) = self.session_mut(id)
+                && session.container.is_some()
+                && !session.told.iter().any(|(told, _)| *told == name)
+            {
+                session.remember_told(name.clone(), owner, KNOWN);
+            }
+        }
     }
 
     /// The control link tells of a new owner: monitors hear of it from here.
@@ -896,7 +921,7 @@ impl Hub {
             session.stepping = false;
             session.in_step = false;
             session.known.clear();
-            session.told.clear();
+            let told = std::mem::take(&mut session.told);
             let own = session.name;
             let halves: Vec<_> = session
                 .container
@@ -908,9 +933,6 @@ impl Hub {
                 })
                 .collect();
             self.nothing_will_answer(id, Bus::Container, out);
-            for joint in halves {
-                self.half_lost(joint, Bus::Container, out);
-            }
             if let Some(session) = self.session_mut(id) {
                 session.container = None;
                 session.container_name = None;
@@ -920,6 +942,19 @@ impl Hub {
                 if Some(*owner) == own {
                     self.driver_signal(id, "NameLost", &Body::new().str(name), out);
                 }
+            }
+            // What this client heard of a name's owner is what it has to hear the end of.
+            let mut lost: Vec<(WellKnownName, UniqueName)> = changes
+                .iter()
+                .filter(|(name, _)| !told.iter().any(|(it, _)| it == name))
+                .cloned()
+                .collect();
+            lost.extend(
+                told.into_iter()
+                    .filter_map(|(name, owner)| Some((name, owner?))),
+            );
+            lost.sort_unstable();
+            for (name, owner) in &lost {
                 let barrier = Barrier {
                     name: name.clone(),
                     old: Some(*owner),
@@ -934,6 +969,10 @@ impl Hub {
                 if watched {
                     self.start_barrier(id, barrier, out);
                 }
+            }
+            // The host's half of an answer comes after the changes that it is to agree with.
+            for joint in halves {
+                self.half_lost(joint, Bus::Container, out);
             }
             out.resume(Port::Client(id));
         }

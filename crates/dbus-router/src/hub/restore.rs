@@ -173,7 +173,7 @@ impl Hub {
     ) {
         let told = self.session(id).is_some_and(|session| {
             let mut told = session.told.iter();
-            told.any(|(it, inside)| it == name && *inside)
+            told.any(|(it, owner)| it == name && owner.is_some())
         });
         if !told {
             self.container_change_seen(id, name, "", owner, out);

@@ -68,12 +68,19 @@ impl Replies {
         self.owed.is_empty() && self.awaited.is_empty()
     }
 
-    /// Forgets everybody, and returns who waits for a reply: (caller, serial), in their order.
-    pub fn remove_all(&mut self) -> Vec<(SessionId, u32)> {
-        self.awaited.clear();
-        let mut owed: Vec<_> = self.owed.drain().flat_map(|(_, owed)| owed).collect();
-        owed.sort_unstable();
-        owed
+    /// Forgets what `caller` waits for, and returns the serials of its calls in their order.
+    pub fn give_up(&mut self, caller: SessionId) -> Vec<u32> {
+        let mut serials = Vec::new();
+        if self.awaited.remove(&caller).is_some_and(|count| count > 0) {
+            for owed in self.owed.values_mut() {
+                serials.extend(
+                    owed.extract_if(|(it, _)| *it == caller)
+                        .map(|(_, serial)| serial),
+                );
+            }
+        }
+        serials.sort_unstable();
+        serials
     }
 
     /// Forgets `session` as a caller, and returns whom it owed a reply: (caller, serial), in the order of

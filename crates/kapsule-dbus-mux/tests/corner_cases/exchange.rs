@@ -32,6 +32,14 @@ pub fn refused(caller: &mut RawClient, destination: &str) -> String {
     answer.failed()
 }
 
+/// The signals that came to `client`, as [`RawClient::signals_so_far`], up to what every bus behind it had to say:
+/// who owns a name that nobody has is asked of all of them, one after the other.
+#[track_caller]
+pub fn heard(client: &mut RawClient) -> Vec<String> {
+    assert_eq!(client.name_owner("org.example.Nobody"), None);
+    client.signals_so_far()
+}
+
 /// The rule for every change of a name's owner.
 pub const ALL_OWNERS: &str = "type='signal',sender='org.freedesktop.DBus',\
      interface='org.freedesktop.DBus',member='NameOwnerChanged'";

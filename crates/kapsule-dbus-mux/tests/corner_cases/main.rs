@@ -7,6 +7,7 @@
 mod applications;
 mod cast;
 mod driver;
+mod every_line;
 mod exchange;
 mod flow;
 mod hostile;

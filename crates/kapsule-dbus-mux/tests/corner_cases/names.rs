@@ -3,9 +3,11 @@
 use dbus_wire::error_names::{ACCESS_DENIED, NAME_HAS_NO_OWNER, SERVICE_UNKNOWN};
 use dbus_wire::{Body, Builder};
 use testbed::raw_client::call;
-use testbed::{RawClient, Topology, World, WorldOptions, in_topologies, needs, tools};
+use testbed::{
+    RawClient, ServiceFile, TestDir, Topology, World, WorldOptions, in_topologies, needs, tools,
+};
 
-use crate::exchange::{ALL_OWNERS, INTERFACE, owners_of, reaches, refused};
+use crate::exchange::{ALL_OWNERS, INTERFACE, heard, owners_of, reaches, refused};
 
 /// The number after the dot of a unique name.
 fn minor(name: &str) -> u32 {
@@ -155,7 +157,7 @@ fn a_client_has_one_name_in_every_place(topology: Topology) {
     assert_eq!(hello.text(), name);
     assert_eq!(hello.header().destination, Some(name));
     assert_eq!(
-        watcher.signals_so_far(),
+        heard(&mut watcher),
         [format!("NameOwnerChanged {name} - {name}")]
     );
 
@@ -164,7 +166,7 @@ fn a_client_has_one_name_in_every_place(topology: Topology) {
     let acquired = client.expect_signal("org.freedesktop.DBus", "NameAcquired");
     assert_eq!(acquired.header().destination, Some(name));
     assert_eq!(
-        watcher.signals_so_far(),
+        heard(&mut watcher),
         [format!("NameOwnerChanged {well_known} - {name}")]
     );
     for asked in [well_known, name] {
@@ -216,7 +218,7 @@ fn a_client_has_one_name_in_every_place(topology: Topology) {
     let lost = client.expect_signal("org.freedesktop.DBus", "NameLost");
     assert_eq!(lost.header().destination, Some(name));
     assert_eq!(
-        watcher.signals_so_far(),
+        heard(&mut watcher),
         [format!(
             "NameOwnerChanged {well_known} {name} {fellow_name}"
         )]
@@ -244,7 +246,7 @@ fn match_rules_know_a_client_by_its_one_name(topology: Topology) {
     fellow.all_so_far();
     let seen = watcher.expect_signal(INTERFACE, "Happened");
     assert_eq!((seen.text(), seen.sender()), ("of the client", &*name));
-    assert_eq!(watcher.signals_so_far(), [""; 0]);
+    assert_eq!(heard(&mut watcher), [""; 0]);
 
     // A signal to one client comes without a rule; a rule on its destination brings it no second time.
     client.add_match(&format!("type='signal',destination='{name}'"));
@@ -253,12 +255,12 @@ fn match_rules_know_a_client_by_its_one_name(topology: Topology) {
     client.expect_signal(INTERFACE, "ForYou");
     // Over any bus this comes after what could have come twice.
     reaches(&mut fellow, &name, &mut client);
-    assert_eq!(client.signals_so_far(), [""; 0]);
+    assert_eq!(heard(&mut client), [""; 0]);
 
     drop(client);
     let gone = watcher.expect_signal("org.freedesktop.DBus", "NameOwnerChanged");
     assert_eq!(gone.strings(), [&*name, &*name, ""]);
-    assert_eq!(watcher.signals_so_far(), [""; 0], "it goes once");
+    assert_eq!(heard(&mut watcher), [""; 0], "it goes once");
 }
 
 /// Line 12. The host knows a client by the name by which the client knows itself.
@@ -297,7 +299,7 @@ fn a_program_of_the_container_bus_has_one_name_in_every_place() {
     assert_ne!(name, raw);
     assert_eq!(native.request_name("org.example.Native", 1), 1);
     assert_eq!(
-        client.signals_so_far(),
+        heard(&mut client),
         [
             format!("NameAcquired {}", client.unique_name()),
             format!("NameOwnerChanged org.example.Native - {name}"),
@@ -377,13 +379,44 @@ fn a_host_program_with_a_refused_name_is_reached_by_no_name(topology: Topology) 
     let got = outside.all_so_far();
     let got: Vec<String> = got.iter().map(ToString::to_string).collect();
     assert!(got.iter().all(|it| it.contains("NameAcquired")), "{got:?}");
-    let seen = client.signals_so_far();
+    let seen = heard(&mut client);
     assert!(
         !seen
             .iter()
             .any(|it| it.contains(REFUSED) || it == "Happened"),
         "{seen:?}"
     );
+}
+
+/// Line 13. A refused name that the host could start is not listed as one, and is not started.
+fn a_refused_name_that_the_host_can_start_is_not_there(topology: Topology) {
+    needs!(tools::DBUS_DAEMON);
+    let dir = TestDir::new();
+    let trace = dir.join("started");
+    let script = dir.write("start.sh", format!("echo >> {}\n", trace.display()));
+    let exec = format!("/bin/sh {}", script.display());
+    let options = WorldOptions {
+        host_services: [REFUSED, "org.example.Allowed"]
+            .map(|name| ServiceFile::new(name, exec.clone()))
+            .into(),
+        ..WorldOptions::default()
+    };
+    let world = World::start_in(dir, topology, &options);
+    let mut client = RawClient::open(&world.inside());
+    let names = client.list("ListActivatableNames", &Body::new());
+    assert!(names.contains(&"org.example.Allowed".to_owned()));
+    assert!(!names.contains(&REFUSED.to_owned()), "{names:?}");
+    let start = Body::new().str(REFUSED).u32(0);
+    assert_eq!(
+        client.call_driver_error("StartServiceByName", &start),
+        ACCESS_DENIED
+    );
+    assert_eq!(refused(&mut client, REFUSED), ACCESS_DENIED);
+    // Whatever the host was told to start, it has been told before this.
+    let mut outside = RawClient::open(&world.outside());
+    assert_eq!(outside.name_owner(REFUSED), None);
+    outside.all_so_far();
+    assert!(!trace.exists());
 }
 
 /// Line 13. A refused program that calls a client gets its answer, and opens no way back by it.
@@ -551,7 +584,7 @@ fn a_unique_name_of_another_form_is_nobodys(topology: Topology) {
 in_topologies!(all: a_client_has_one_name_in_every_place, match_rules_know_a_client_by_its_one_name,
     unique_names_are_digits_dot_digits, a_unique_name_of_another_form_is_nobodys);
 in_topologies!(with_host: no_two_parties_have_one_name, the_host_knows_a_client_by_its_one_name);
-in_topologies!(two_buses: a_host_program_with_a_refused_name_is_reached_by_no_name,
+in_topologies!(two_buses: a_refused_name_that_the_host_can_start_is_not_there, a_host_program_with_a_refused_name_is_reached_by_no_name,
     a_refused_host_program_may_call_and_is_answered,
     a_host_program_with_names_of_both_kinds_is_judged_by_the_interface,
     a_refused_name_that_is_allowed_is_there_by_every_name,

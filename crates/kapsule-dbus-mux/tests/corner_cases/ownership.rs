@@ -5,13 +5,14 @@ use std::thread;
 
 use dbus_wire::error_names::{NAME_HAS_NO_OWNER, SERVICE_UNKNOWN};
 use dbus_wire::{Body, Builder, Flags, MessageType};
+use rustix::process::Signal;
 use testbed::raw_client::{call, driver_call};
 use testbed::{
     Deadline, Line, Lines, RawClient, Received, ServiceFile, TestDir, Topology, World,
     WorldOptions, in_topologies, needs, tools,
 };
 
-use crate::exchange::{ALL_OWNERS, INTERFACE, owners_of, reaches, refused};
+use crate::exchange::{ALL_OWNERS, INTERFACE, heard, owners_of, reaches, refused};
 
 const NAME: &str = "org.example.Name";
 const ALLOW: u32 = 1;
@@ -186,12 +187,12 @@ fn the_signals_of_a_name_come_before_the_reply_and_once(topology: Topology) {
             told_until_reply(&mut client, "RequestName", &request),
             [&*gained, &acquired, "reply"]
         );
-        assert_eq!(rival.signals_so_far().last(), Some(&gained));
+        assert_eq!(heard(&mut rival).last(), Some(&gained));
         assert_eq!(
             told_until_reply(&mut client, "ReleaseName", &release),
             [&*lost, &gone, "reply"]
         );
-        assert_eq!(rival.signals_so_far(), [&*gone]);
+        assert_eq!(heard(&mut rival), [&*gone]);
     }
     // Who takes the name from another is told in the same order, and the other is told before it.
     client.request_name(NAME, ALLOW);
@@ -202,7 +203,7 @@ fn the_signals_of_a_name_come_before_the_reply_and_once(topology: Topology) {
         told_until_reply(&mut rival, "RequestName", &replace),
         [&*change, &acquired, "reply"]
     );
-    assert_eq!(client.signals_so_far(), [&*lost, &change]);
+    assert_eq!(heard(&mut client), [&*lost, &change]);
     assert_eq!(
         told_until_reply(&mut rival, "ReleaseName", &release),
         [
@@ -212,7 +213,7 @@ fn the_signals_of_a_name_come_before_the_reply_and_once(topology: Topology) {
         ]
     );
     assert_eq!(
-        client.signals_so_far(),
+        heard(&mut client),
         [&*format!("NameOwnerChanged {NAME} {it} {me}"), &acquired]
     );
 }
@@ -268,42 +269,42 @@ fn what_the_host_does_with_a_hidden_name_is_not_seen(topology: Topology) {
 
     outside.request_name(NAME, ALLOW);
     outside.all_so_far();
-    assert_eq!(watcher.signals_so_far(), [change("-", host)]);
+    assert_eq!(heard(&mut watcher), [change("-", host)]);
     outside.send(Builder::signal("/", INTERFACE, "OfTheHost"));
     outside.all_so_far();
-    assert_eq!(watcher.signals_so_far(), ["OfTheHost"]);
+    assert_eq!(heard(&mut watcher), ["OfTheHost"]);
 
     client.request_name(NAME, 0);
-    assert_eq!(watcher.signals_so_far(), [change(host, me)]);
+    assert_eq!(heard(&mut watcher), [change(host, me)]);
     // Hidden: releases, requests, other owners, and signals by that name.
     outside.release_name(NAME);
     outside.request_name(NAME, ALLOW);
     rival.request_name(NAME, REPLACE);
     rival.send(Builder::signal("/", INTERFACE, "OfTheHost"));
     rival.all_so_far();
-    assert_eq!(watcher.signals_so_far(), [""; 0]);
+    assert_eq!(heard(&mut watcher), [""; 0]);
     client.send(Builder::signal("/", INTERFACE, "OfTheInside"));
     assert_eq!(watcher.expect_signal(INTERFACE, "OfTheInside").sender(), me);
     assert_eq!(watcher.name_owner(NAME).as_deref(), Some(me));
 
     client.release_name(NAME);
-    assert_eq!(watcher.signals_so_far(), [change(me, other)]);
+    assert_eq!(heard(&mut watcher), [change(me, other)]);
     assert_eq!(watcher.name_owner(NAME).as_deref(), Some(other));
     rival.release_name(NAME);
     rival.all_so_far();
-    assert_eq!(watcher.signals_so_far(), [change(other, host)]);
+    assert_eq!(heard(&mut watcher), [change(other, host)]);
 
     client.request_name(NAME, 0);
-    assert_eq!(watcher.signals_so_far(), [change(host, me)]);
+    assert_eq!(heard(&mut watcher), [change(host, me)]);
     outside.release_name(NAME);
     outside.all_so_far();
-    assert_eq!(watcher.signals_so_far(), [""; 0]);
+    assert_eq!(heard(&mut watcher), [""; 0]);
     drop(client);
     let gone = watcher.expect_signal("org.freedesktop.DBus", "NameOwnerChanged");
     assert_eq!(told(&gone), change(me, "-"));
     outside.request_name(NAME, 0);
     outside.all_so_far();
-    assert_eq!(watcher.signals_so_far(), [change("-", host)]);
+    assert_eq!(heard(&mut watcher), [change("-", host)]);
 }
 
 /// Line 22. The same when it is a program of the container bus that takes the name.
@@ -326,14 +327,14 @@ fn a_program_of_the_container_bus_takes_a_name_of_the_host() {
         native.request_name(NAME, 0);
         native.all_so_far();
         assert_eq!(
-            watcher.signals_so_far(),
+            heard(&mut watcher),
             [format!("NameOwnerChanged {NAME} {host} {shown}")]
         );
         reaches(&mut watcher, NAME, &mut native);
         native.release_name(NAME);
         native.all_so_far();
         assert_eq!(
-            watcher.signals_so_far(),
+            heard(&mut watcher),
             [format!("NameOwnerChanged {NAME} {shown} {host}")]
         );
         reaches(&mut watcher, NAME, &mut outside);
@@ -489,6 +490,52 @@ fn a_client_that_is_told_over_the_container_bus_reaches_the_new_owner() {
     }
 }
 
+/// Line 24. It does so also where the multiplexer itself has not heard of it yet: that bus has much to tell it of
+/// what happened before, and is slow to.
+#[test]
+fn a_client_that_is_told_before_the_multiplexer_is_reaches_the_new_owner() {
+    needs!(tools::DBUS_DAEMON);
+    let mut world = World::start(Topology::Remote);
+    let mut container = world.container.take().expect("a remote container bus");
+    let mut outside = RawClient::open(&world.outside());
+    outside.request_name(NAME, 0);
+    outside.all_so_far();
+    let mut native = RawClient::open(container.address());
+    native.request_name("org.example.Native", 0);
+    native.all_so_far();
+    let mut client = RawClient::open(&world.inside());
+    let mut other = RawClient::open(&world.inside());
+    let (asked, _) = reaches(&mut client, "org.example.Native", &mut native);
+    let client_there = asked.sender().to_owned();
+
+    // More than a socket holds, while the multiplexer does not read.
+    let mux = world.mux.as_mut().expect("a multiplexer").process();
+    mux.signal(Signal::STOP);
+    let (busy, flags) = (Body::new().str("org.example.Busy"), Body::new().u32(0));
+    let (request, mut bytes) = (busy.clone().append(&flags), Vec::new());
+    for _ in 0..2000 {
+        for (member, body) in [("RequestName", &request), ("ReleaseName", &busy)] {
+            let message = driver_call(member, body).flags(Flags::NO_REPLY_EXPECTED);
+            bytes.extend(message.serial(native.next_serial()).build());
+        }
+    }
+    native.send_bytes(&bytes);
+    native.request_name(NAME, 0);
+    native.send(Builder::signal("/", INTERFACE, "ItIsMine").destination(&client_there));
+    native.all_so_far();
+    container.process().signal(Signal::STOP);
+    mux.signal(Signal::CONT);
+
+    client.expect_signal(INTERFACE, "ItIsMine");
+    let serial = client.send(call(NAME, "/", INTERFACE, "WhoIsThere"));
+    // The call has been looked at when this is answered.
+    other.all_so_far();
+    container.process().signal(Signal::CONT);
+    let asked = native.expect_call("WhoIsThere");
+    native.answer(&asked, &Body::new());
+    client.expect_reply(serial).returned();
+}
+
 /// Line 24a. A client that comes is seen once, under one name, by whoever watches, however many come at a time;
 /// and it goes once.
 fn a_client_comes_once_and_goes_once_under_one_name(topology: Topology) {
@@ -513,7 +560,7 @@ fn a_client_comes_once_and_goes_once_under_one_name(topology: Topology) {
         .map(|it| it.unique_name().to_owned())
         .collect();
     names.sort();
-    let mut come = watcher.signals_so_far();
+    let mut come = heard(&mut watcher);
     come.sort();
     let expected: Vec<String> = names
         .iter()
@@ -530,7 +577,7 @@ fn a_client_comes_once_and_goes_once_under_one_name(topology: Topology) {
     assert_eq!(gone, expected);
     // Whatever else there is to tell was told before a newcomer is.
     let _last = RawClient::open(&world.inside());
-    assert_eq!(watcher.signals_so_far().len(), 1);
+    assert_eq!(heard(&mut watcher).len(), 1);
 }
 
 // ── Activation ──

@@ -167,6 +167,45 @@ fn the_routers_own_calls_take_no_serial_of_the_clients(topology: Topology) {
     assert!(extra.is_empty(), "{extra:?}");
 }
 
+/// Line 8. Calls to the host's driver that it answers late, when a service has started, keep their serials while
+/// the router asks the same driver on the same link.
+fn a_start_that_takes_its_time_keeps_its_serial(topology: Topology) {
+    needs!(tools::DBUS_DAEMON);
+    const SERIALS: std::ops::Range<u32> = 0xf000_0001..0xf000_0030;
+    let dir = testbed::TestDir::new();
+    let fifo = dir.join("let-go");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.is_ok_and(|status| status.success()), "a FIFO");
+    let command = format!("/bin/sh -c \"read word < {}; exit 7\"", fifo.display());
+    let options = WorldOptions {
+        host_services: vec![ServiceFile::new("org.example.Slow", command)],
+        ..WorldOptions::default()
+    };
+    let world = World::start_in(dir, topology, &options);
+    let mut outside = RawClient::open(&world.outside());
+    assert_eq!(outside.request_name("org.example.Moving", 0), 1);
+    let mut mover = RawClient::open(&world.inside());
+    let mut client = RawClient::open(&world.inside());
+    client.add_match("type='signal',member='NameOwnerChanged'");
+    let body = Body::new().str("org.example.Slow").u32(0);
+    for serial in SERIALS {
+        let start = driver_call("StartServiceByName", &body).serial(serial);
+        client.send_bytes(&start.build());
+    }
+    for _ in 0..5 {
+        mover.request_name("org.example.Moving", 4);
+        mover.release_name("org.example.Moving");
+    }
+    let early = client.all_so_far();
+    let answered = |message: &&Received| message.header().reply_serial.is_some();
+    assert!(!early.iter().any(|message| answered(&message)), "{early:?}");
+    std::fs::write(&fifo, "go\n").expect("the service reads");
+    for serial in SERIALS {
+        let error = client.expect_reply(serial).failed();
+        assert_eq!(error, error_names::SPAWN_CHILD_EXITED, "{serial:#x}");
+    }
+}
+
 // ── Flags ──
 
 /// Line 9. A call of the driver's that expects no reply gets none, neither a return nor an error, whoever
@@ -272,6 +311,28 @@ fn no_auto_start_starts_nothing_on_either_bus(topology: Topology) {
         assert_eq!(answer, error_names::SPAWN_CHILD_EXITED, "{name}");
         assert!(mark.exists(), "{name} was not started");
     }
+}
+
+/// Line 9. A start inside that expects no reply starts, and gets none when it fails; who waits for the same start
+/// is told.
+fn a_start_that_expects_no_reply_gets_none(topology: Topology) {
+    needs!(tools::DBUS_DAEMON);
+    let options = WorldOptions {
+        inside_services: vec![ServiceFile::new("org.example.Fails", "/bin/false")],
+        ..WorldOptions::default()
+    };
+    let world = World::start_with(topology, &options);
+    let mut client = RawClient::open(&world.inside());
+    let body = Body::new().str("org.example.Fails").u32(0);
+    let start = driver_call("StartServiceByName", &body);
+    let silent = client.send(start.clone().flags(Flags::NO_REPLY_EXPECTED));
+    let error = client.call(start).failed();
+    assert_eq!(error, error_names::SPAWN_CHILD_EXITED);
+    let came = client.all_so_far();
+    assert!(
+        !came.iter().any(|message| message.is_reply_to(silent)),
+        "{came:?}"
+    );
 }
 
 /// Line 9. ALLOW_INTERACTIVE_AUTHORIZATION reaches the service, in every place, with the other flags.
@@ -429,8 +490,10 @@ in_topologies!(all: callers_with_the_same_serial_get_their_own_replies,
     interactive_authorization_passes_through,
     unicast_signals_cross,
     errors_cross);
-in_topologies!(with_host: the_routers_own_calls_take_no_serial_of_the_clients);
+in_topologies!(with_host: the_routers_own_calls_take_no_serial_of_the_clients,
+    a_start_that_takes_its_time_keeps_its_serial);
 in_topologies!(multiplexed: the_driver_honours_no_reply_expected,
+    a_start_that_expects_no_reply_gets_none,
     a_call_that_expects_no_reply_gets_no_error,
     replies_that_nobody_asked_for_are_dropped);
 in_topologies!(local_bus: a_stranger_cannot_answer);

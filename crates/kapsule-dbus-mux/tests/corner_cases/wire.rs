@@ -559,8 +559,8 @@ fn close_on_exec(pid: u32, number: u32) -> Option<bool> {
 }
 
 /// Line 4. Every descriptor of the multiplexer is closed in the programs that it starts, those that arrive
-/// included; and it may open as many as the system lets it.
-fn descriptors_are_close_on_exec_and_their_limit_is_raised(topology: Topology) {
+/// included.
+fn descriptors_are_close_on_exec(topology: Topology) {
     needs!(tools::DBUS_DAEMON);
     let mut world = World::start(topology);
     let mut service = service(&world, Place::Inside);
@@ -596,8 +596,30 @@ fn descriptors_are_close_on_exec_and_their_limit_is_raised(topology: Topology) {
     assert!(seen >= 5, "{seen} descriptors is too few to be all");
     client.send_bytes(rest);
     pipes.assert_arrived(service.expect_call("Take").fds);
+}
 
-    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+/// Line 4. The multiplexer may open as many files as the system lets it, however few it may when it starts.
+#[test]
+fn the_limit_of_open_files_is_raised() {
+    let dir = TestDir::new();
+    let program = testbed::mux_program().unwrap_or_else(|failure| panic!("{failure}"));
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -S -n 100; exec \"$@\"", "sh"])
+        .arg(program)
+        // The parent of what it runs is the multiplexer.
+        .args([
+            "run",
+            "--host-bus",
+            "none",
+            "--",
+            "sh",
+            "-c",
+            "cat /proc/$PPID/limits",
+        ])
+        .env_clear()
+        .envs(dir.environment());
+    let limits = run_program(command, "").success();
     let line = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max open files"))
@@ -943,7 +965,7 @@ in_topologies!(all: both_byte_orders_cross,
 // The multiplexer itself is looked at, or does what dbus-daemon does not: that takes descriptors only with bytes
 // which it reads as those of a message, and no uid of another namespace.
 in_topologies!(multiplexed: what_is_only_announced_takes_no_memory,
-    descriptors_are_close_on_exec_and_their_limit_is_raised,
+    descriptors_are_close_on_exec,
     a_lack_of_descriptors_is_survived,
     everything_may_come_in_one_packet,
     descriptors_come_with_any_byte_of_their_message,

@@ -144,6 +144,7 @@ impl Hub {
             self.flush_deferred(id, true, out);
             self.driver_signal(id, "NameLost", &Body::new().str(&lost), out);
             self.clients.remove(&name);
+            self.departed.insert(name);
         }
         for (bus, link) in links {
             if link.is_some() {

@@ -1,0 +1,126 @@
+//! Measures routers and buses beside each other: interleaved in one run, so that a machine that drifts hurts
+//! all alike. Figures are medians over rounds, and ratios to the blind relay (or to dbus-daemon, inside).
+
+mod peer;
+mod process;
+mod relay;
+mod report;
+mod scenario;
+mod subject;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::report::Report;
+use crate::scenario::SCENARIOS;
+use crate::subject::Kind;
+
+/// Measure D-Bus routers and buses beside each other.
+///
+/// Every scenario runs on every subject in turn, round after round (A B C A B C …). Every reply is checked;
+/// a hang or a wrong reply is a failed scenario.
+#[derive(Parser, Debug)]
+#[command(name = "kapsule-bench", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// How often each scenario runs on each subject.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// A factor for how much each run does: 0.1 for a quick look, 1 for figures to write down.
+    #[arg(long, default_value_t = 1.0)]
+    work: f64,
+    /// Only scenarios whose name contains this (repeatable).
+    #[arg(long)]
+    only: Vec<String>,
+    /// Only these subjects (repeatable): direct, relay, xdg-dbus-proxy, mux-local, mux-remote.
+    #[arg(long)]
+    subject: Vec<String>,
+    /// The multiplexer to measure.
+    #[arg(
+        long,
+        value_name = "PROGRAM",
+        default_value = "target/release/kapsule-dbus-mux"
+    )]
+    mux: PathBuf,
+    /// Write everything that was measured to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the ratios into this file, as SVG.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// List the scenarios.
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Be the blind relay: pass bytes and descriptors on, and look at nothing.
+    Relay {
+        /// The socket to listen on.
+        listen: PathBuf,
+        /// The socket of the bus.
+        target: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(Command::Relay { listen, target }) = &cli.command {
+        return match relay::serve(listen, target) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("kapsule-bench relay: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    if cli.list {
+        for scenario in SCENARIOS {
+            println!("{:28} {}", scenario.name, scenario.what);
+        }
+        return ExitCode::SUCCESS;
+    }
+    let wanted = |name: &str, list: &[String]| {
+        list.is_empty() || list.iter().any(|part| name.contains(part.as_str()))
+    };
+    let kinds: Vec<Kind> = Kind::ALL
+        .into_iter()
+        .filter(|kind| wanted(kind.name(), &cli.subject))
+        .collect();
+    let mut report = Report::new(&kinds);
+    for scenario in SCENARIOS
+        .iter()
+        .filter(|scenario| wanted(scenario.name, &cli.only))
+    {
+        eprint!("{:28}", scenario.name);
+        for _ in 0..cli.rounds {
+            for &kind in &kinds {
+                let outcome =
+                    subject::start(kind, &cli.mux).and_then(|world| scenario.run(&world, cli.work));
+                eprint!("{}", if outcome.is_ok() { "." } else { "!" });
+                report.add(scenario, kind, outcome);
+            }
+        }
+        eprintln!();
+    }
+    print!("{}", report.table());
+    let written = [
+        cli.json.map(|file| std::fs::write(file, report.json())),
+        cli.svg.map(|file| std::fs::write(file, report.svg())),
+    ];
+    for result in written.into_iter().flatten() {
+        if let Err(error) = result {
+            eprintln!("kapsule-bench: cannot write the results: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    if report.has_failures() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}

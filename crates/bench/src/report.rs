@@ -1,0 +1,262 @@
+//! Medians over rounds, ratios, a table, JSON, and a plot.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::scenario::{Figures, Scenario};
+use crate::subject::Kind;
+
+#[derive(Default)]
+struct Cell {
+    runs: Vec<Figures>,
+    failure: Option<String>,
+}
+
+struct Row {
+    name: &'static str,
+    inside: bool,
+    cells: BTreeMap<Kind, Cell>,
+}
+
+/// Everything that was measured.
+pub struct Report {
+    kinds: Vec<Kind>,
+    rows: Vec<Row>,
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+impl Cell {
+    fn of(&self, figure: impl Fn(&Figures) -> Option<f64>) -> Option<f64> {
+        if self.failure.is_some() {
+            return None;
+        }
+        median(self.runs.iter().filter_map(figure))
+    }
+
+    fn ns(&self) -> Option<f64> {
+        self.of(|figures| Some(figures.ns))
+    }
+}
+
+impl Report {
+    pub fn new(kinds: &[Kind]) -> Report {
+        Report {
+            kinds: kinds.to_vec(),
+            rows: Vec::new(),
+        }
+    }
+
+    pub fn add(&mut self, scenario: &Scenario, kind: Kind, outcome: Result<Figures, String>) {
+        if self.rows.last().is_none_or(|row| row.name != scenario.name) {
+            let (name, inside) = (scenario.name, scenario.inside);
+            self.rows.push(Row {
+                name,
+                inside,
+                cells: BTreeMap::new(),
+            });
+        }
+        let Some(row) = self.rows.last_mut() else {
+            return;
+        };
+        let cell = row.cells.entry(kind).or_default();
+        match outcome {
+            Ok(figures) => cell.runs.push(figures),
+            Err(problem) => cell.failure = Some(problem),
+        }
+    }
+
+    pub fn has_failures(&self) -> bool {
+        self.rows
+            .iter()
+            .flat_map(|row| row.cells.values())
+            .any(|cell| cell.failure.is_some())
+    }
+
+    /// What a row is compared with.
+    fn base(row: &Row) -> Kind {
+        if row.inside {
+            Kind::Direct
+        } else {
+            Kind::Relay
+        }
+    }
+
+    fn ratio(row: &Row, kind: Kind) -> Option<f64> {
+        let base = row.cells.get(&Report::base(row))?.ns()?;
+        Some(row.cells.get(&kind)?.ns()? / base)
+    }
+
+    /// For a person.
+    pub fn table(&self) -> String {
+        let mut out = String::new();
+        let mut line = |text: String| {
+            out.push_str(text.trim_end());
+            out.push('\n');
+        };
+        let heads: String = self
+            .kinds
+            .iter()
+            .map(|kind| format!("{:>22}", kind.name()))
+            .collect();
+        let title = "\nTime for one call, delivery or connection (median), against the relay; inside: \
+                     against dbus-daemon";
+        line(title.to_owned());
+        line(format!("{:30}{heads}", ""));
+        for row in &self.rows {
+            let cells: String = self
+                .kinds
+                .iter()
+                .map(|kind| {
+                    let text = match row.cells.get(kind) {
+                        None => "-".to_owned(),
+                        Some(cell) if cell.failure.is_some() => "FAILED".to_owned(),
+                        Some(cell) => {
+                            let ratio = Report::ratio(row, *kind);
+                            let ratio = ratio.map_or(String::new(), |it| format!(" {it:>5.2}×"));
+                            format!("{}{ratio}", time(cell.ns().unwrap_or(0.0)))
+                        }
+                    };
+                    format!("{text:>22}")
+                })
+                .collect();
+            line(format!("{:30}{cells}", row.name));
+        }
+        type Get = fn(&Figures) -> Option<f64>;
+        type Show = fn(f64) -> String;
+        let more: [(&str, Get, Show); 3] = [
+            ("99th percentile", |figures| figures.p99_ns, time),
+            (
+                "Processor time of the subject for one message",
+                |figures| figures.cpu_ns,
+                time,
+            ),
+            (
+                "Memory: of one idle client, or at the peak",
+                |figures| figures.kib,
+                |kib| format!("{kib:.1} KiB"),
+            ),
+        ];
+        for (title, get, show) in more {
+            line(format!("\n{title}"));
+            for row in &self.rows {
+                let values: Vec<Option<f64>> = self
+                    .kinds
+                    .iter()
+                    .map(|kind| row.cells.get(kind).and_then(|cell| cell.of(get)))
+                    .collect();
+                if values.iter().any(Option::is_some) {
+                    let cells: String = values
+                        .iter()
+                        .map(|it| format!("{:>22}", it.map_or("-".to_owned(), show)))
+                        .collect();
+                    line(format!("{:30}{cells}", row.name));
+                }
+            }
+        }
+        for row in &self.rows {
+            for (kind, cell) in &row.cells {
+                if let Some(problem) = &cell.failure {
+                    line(format!("FAILED {} on {}: {problem}", row.name, kind.name()));
+                }
+            }
+        }
+        out
+    }
+
+    /// Everything, for programs.
+    pub fn json(&self) -> String {
+        let rows: Vec<serde_json::Value> = self
+            .rows
+            .iter()
+            .flat_map(|row| {
+                row.cells.iter().map(move |(kind, cell)| {
+                    serde_json::json!({
+                        "scenario": row.name,
+                        "subject": kind.name(),
+                        "ratio": Report::ratio(row, *kind),
+                        "compared_with": Report::base(row).name(),
+                        "median_ns": cell.ns(),
+                        "failure": cell.failure,
+                        "runs": cell.runs,
+                    })
+                })
+            })
+            .collect();
+        serde_json::to_string_pretty(&rows).expect("numbers and strings can be written as JSON")
+    }
+
+    /// The ratios as bars.
+    pub fn svg(&self) -> String {
+        const COLOURS: [&str; 5] = ["#888", "#bbb", "#d95f02", "#1b9e77", "#7570b3"];
+        const BAR: usize = 12;
+        const LEFT: usize = 230;
+        const SCALE: f64 = 220.0;
+        let mut body = String::new();
+        let mut y = 40;
+        for row in &self.rows {
+            let middle = y + self.kinds.len() * BAR / 2 + 4;
+            let _ = writeln!(
+                body,
+                "<text x=\"{}\" y=\"{middle}\" text-anchor=\"end\">{}</text>",
+                LEFT - 8,
+                row.name
+            );
+            for (number, kind) in self.kinds.iter().enumerate() {
+                let Some(ratio) = Report::ratio(row, *kind) else {
+                    continue;
+                };
+                let width = (ratio * SCALE).min(3.2 * SCALE);
+                let top = y + number * BAR;
+                let _ = writeln!(
+                    body,
+                    "<rect x=\"{LEFT}\" y=\"{top}\" width=\"{width:.0}\" height=\"{}\" fill=\"{}\"/>\
+                     <text x=\"{:.0}\" y=\"{}\" class=\"small\">{ratio:.2}</text>",
+                    BAR - 2,
+                    COLOURS[number % COLOURS.len()],
+                    LEFT as f64 + width + 4.0,
+                    top + BAR - 3
+                );
+            }
+            y += self.kinds.len() * BAR + 14;
+        }
+        let legend: String = self
+            .kinds
+            .iter()
+            .enumerate()
+            .map(|(number, kind)| {
+                let x = LEFT + number * 130;
+                format!(
+                    "<rect x=\"{x}\" y=\"10\" width=\"10\" height=\"10\" fill=\"{}\"/>\
+                     <text x=\"{}\" y=\"19\">{}</text>",
+                    COLOURS[number % COLOURS.len()],
+                    x + 14,
+                    kind.name()
+                )
+            })
+            .collect();
+        let one = LEFT as f64 + SCALE;
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"1000\" height=\"{}\" \
+             font-family=\"sans-serif\" font-size=\"12\">\n<style>.small {{ font-size: 9px }}</style>\n\
+             <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{legend}\n\
+             <line x1=\"{one}\" x2=\"{one}\" y1=\"30\" y2=\"{y}\" stroke=\"#444\" stroke-dasharray=\"3\"/>\n\
+             {body}</svg>\n",
+            y + 10
+        )
+    }
+}
+
+fn time(ns: f64) -> String {
+    if ns < 10_000.0 {
+        format!("{ns:.0} ns")
+    } else if ns < 10_000_000.0 {
+        format!("{:.1} µs", ns / 1e3)
+    } else {
+        format!("{:.1} ms", ns / 1e6)
+    }
+}

@@ -1,0 +1,47 @@
+//! `cargo xtask bench`: routers and buses beside each other, in one run.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use testbed::Failure;
+
+use crate::cargo;
+
+/// Measure: dbus-daemon, a blind relay, xdg-dbus-proxy and the multiplexer beside each other
+///
+/// Builds in release, and runs every scenario on every subject in turn, round after round, so that a machine
+/// that drifts hurts all alike. What follows is passed on: `cargo xtask bench --help` shows it.
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct Arguments {
+    /// Arguments of kapsule-bench
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let build = cargo::build(&[
+        "--release",
+        "--package",
+        "kapsule-bench",
+        "--package",
+        "kapsule-dbus-mux",
+    ])
+    .status()
+    .map_err(Failure::doing("running cargo build"))?;
+    if !build.success() {
+        return Err(Failure::new("the benchmark does not build (see above)"));
+    }
+    let programs = cargo::target_dir().join("release");
+    let status = std::process::Command::new(programs.join("kapsule-bench"))
+        .arg("--mux")
+        .arg(programs.join("kapsule-dbus-mux"))
+        .args(&arguments.arguments)
+        .current_dir(cargo::root())
+        .status()
+        .map_err(Failure::doing("running the benchmark"))?;
+    Ok(match status.success() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
