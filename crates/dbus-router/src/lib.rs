@@ -29,6 +29,7 @@ pub use outbox::{Ending, Fds, Load, Outbox, Outgoing, Payload, Timer};
 pub use policy::{
     Access, Export, Glob, HostPass, InterfaceExport, MemberRule, MemberRuleError, NamePattern,
     NamePatternError, NameRule, PathPattern, Policy, Rename, RenameError, RuleId, Rules, Side,
+    Standing, Wish,
 };
 pub use port::{Bus, Port, SessionId};
-pub use session::Credentials;
+pub use session::{Credentials, Program};

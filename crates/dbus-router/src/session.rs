@@ -27,6 +27,19 @@ pub struct Credentials {
     pub process_fd: Option<Arc<OwnedFd>>,
     /// SO_PEERSEC, where a security module is loaded; without the final NUL.
     pub security_label: Option<Vec<u8>>,
+    /// What it runs, and in which control group; as far as rules ask for it.
+    pub program: Program,
+}
+
+/// What a process runs, and where. Read while its pidfd said that it was alive: a pid that was used again deceives
+/// nobody. What the process can do itself: run another program (after which it is still judged by the one that
+/// connected), mount one file over another where it has a file system of its own, be debugged.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Program {
+    /// The path of its executable file (`/proc/PID/exe`).
+    pub executable: Option<String>,
+    /// The path of its control group (`/proc/PID/cgroup`).
+    pub cgroup: Option<String>,
 }
 
 /// Where a client is in its life.
@@ -171,6 +184,15 @@ pub(crate) struct Deferred {
     pub charge: Option<SessionId>,
 }
 
+/// A name of a client's that is requested on the host, too.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Exported {
+    pub inside: WellKnownName,
+    pub outside: WellKnownName,
+    /// The rule's place among the exports.
+    pub rule: usize,
+}
+
 /// One client of the router.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -186,6 +208,10 @@ pub(crate) struct Session {
     pub container: Option<Link>,
     /// It has no part in the inside; what every name of the host is to it at least.
     pub on_host: Option<Access>,
+    /// Names that it owns inside and that are requested on the host.
+    pub exports: Vec<Exported>,
+    /// It became a monitor there.
+    pub monitors_host: bool,
     /// Connections of the host that have spoken to it first, and may be answered otherwise than by replies.
     pub spoken: HashSet<UniqueName>,
     pub rules: Vec<RuleEntry>,
@@ -224,6 +250,8 @@ impl Session {
             host: None,
             container: None,
             on_host: None,
+            exports: Vec::new(),
+            monitors_host: false,
             spoken: HashSet::default(),
             rules: Vec::new(),
             claims: Vec::new(),

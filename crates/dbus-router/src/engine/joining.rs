@@ -40,7 +40,11 @@ impl Router {
         else {
             return None;
         };
-        match self.hub.client_connected(state.1, done.unix_fds) {
+        let mut credentials = state.1;
+        if self.hub.asks_for_program() {
+            credentials.program = peer::program(&credentials);
+        }
+        match self.hub.client_connected(credentials, done.unix_fds) {
             Ok(id) => {
                 self.io.bind(Port::Client(id), token.index);
                 Some(used)

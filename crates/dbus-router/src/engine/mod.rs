@@ -123,6 +123,7 @@ struct Shared {
 #[derive(Debug)]
 enum Wish {
     Stop,
+    SetPolicy(Box<Policy>),
     Status(std::sync::mpsc::Sender<Status>),
 }
 
@@ -143,6 +144,12 @@ impl Handle {
     /// Ends the router: clients are closed after what is queued for them, and [`Router::run`] returns.
     pub fn stop(&self) {
         self.send(Wish::Stop);
+    }
+
+    /// From now on these are the rules, for clients that are connected, too: each message is judged by the old ones
+    /// or by the new. See [`Hub::set_policy`].
+    pub fn set_policy(&self, policy: Policy) {
+        self.send(Wish::SetPolicy(Box::new(policy)));
     }
 
     /// How the router is; none if it does not run any more.
@@ -528,6 +535,7 @@ impl Router {
         for wish in wishes {
             match wish {
                 Wish::Stop => self.stopping = true,
+                Wish::SetPolicy(policy) => self.hub.set_policy(*policy, &mut self.io),
                 Wish::Status(sender) => {
                     let _ = sender.send(self.hub.status(&self.io));
                 }

@@ -3,8 +3,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+
 use super::kernel;
-use crate::session::Credentials;
+use crate::session::{Credentials, Program};
 
 /// The credentials of the process at the other end; none where the kernel does not know it.
 pub(super) fn credentials(socket: &OwnedFd) -> Option<Credentials> {
@@ -20,7 +22,39 @@ pub(super) fn credentials(socket: &OwnedFd) -> Option<Credentials> {
         groups,
         process_fd: kernel::peer_pidfd(socket.as_fd()).map(Arc::new),
         security_label: kernel::peer_label(socket.as_fd()),
+        program: Program::default(),
     })
+}
+
+/// What a process runs. Nothing where it is gone, or where the kernel gave no descriptor of it: then what stands
+/// under its number now could be another.
+pub(super) fn program(credentials: &Credentials) -> Program {
+    let (Some(pid), Some(process)) = (credentials.pid, &credentials.process_fd) else {
+        return Program::default();
+    };
+    let executable = std::fs::read_link(format!("/proc/{pid}/exe"))
+        .ok()
+        .and_then(|path| path.into_os_string().into_string().ok());
+    let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
+        .ok()
+        .and_then(|text| cgroup(&text));
+    // A descriptor of a process can be read from once the process has ended.
+    let mut poll = [PollFd::new(&**process, PollFlags::IN)];
+    let alive = matches!(
+        rustix::event::poll(&mut poll, Some(&Timespec::default())),
+        Ok(0)
+    );
+    if alive {
+        Program { executable, cgroup }
+    } else {
+        Program::default()
+    }
+}
+
+/// The path of the unified hierarchy in the text of a `/proc/PID/cgroup`.
+fn cgroup(text: &str) -> Option<String> {
+    let line = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(line.to_owned())
 }
 
 /// The uid that a process in another user namespace has there, for what is `uid` here.

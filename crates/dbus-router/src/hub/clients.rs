@@ -49,6 +49,7 @@ impl Hub {
                 Verdict::Wait
             }
             _ if self.is_tapped() => Verdict::Take,
+            Target::Host if self.introduces_icon(id, header) => Verdict::Take,
             Target::Host => {
                 if self.note_call(id, Bus::Host, header, out) {
                     self.counters.to_host += 1;
@@ -189,7 +190,12 @@ impl Hub {
                 self.tap_client(id, frame, out);
                 if self.note_call(id, Bus::Host, header, out) {
                     self.counters.to_host += 1;
-                    self.send_raw(Port::Link(Bus::Host, id), frame, out);
+                    match self.renamed_icon(id, frame) {
+                        Some(call) => {
+                            out.send(Port::Link(Bus::Host, id), Outgoing::whole(&call));
+                        }
+                        None => self.send_raw(Port::Link(Bus::Host, id), frame, out),
+                    }
                 }
             }
             Target::Container(name) => {
@@ -366,6 +372,10 @@ impl Hub {
     /// A signal without destination: to all inside who want it, and to the host.
     fn broadcast(&mut self, from: SessionId, frame: &Frame<'_>, out: &mut dyn Outbox) {
         self.tap_client(from, frame, out);
+        if self.lives_on_host(from) {
+            self.counters.to_host += 1;
+            return self.send_raw(Port::Link(Bus::Host, from), frame, out);
+        }
         if self.remote.is_some() {
             self.send_raw(Port::Link(Bus::Container, from), frame, out);
         } else {
@@ -376,7 +386,7 @@ impl Hub {
             head.clear();
             self.scratch = head;
         }
-        if self.host.is_some() {
+        if self.host.is_some() && self.goes_to_host(from, frame) {
             self.counters.to_host += 1;
             self.send_raw(Port::Link(Bus::Host, from), frame, out);
         }

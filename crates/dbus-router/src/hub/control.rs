@@ -158,6 +158,7 @@ impl Hub {
                     self.remove_session(id, Ending::Flushed, out);
                 }
                 self.departed.clear();
+                self.departed_on_host.clear();
             }
             Bus::Container => self.container_lost(owned, out),
         }
@@ -329,10 +330,13 @@ impl Hub {
         if bus == Bus::Container {
             self.keep_what_was_told(name, UniqueName::parse(old));
         }
+        // What our own clients have there are exports: for the inside that is no owner on the host.
+        let new_owner =
+            UniqueName::parse(new).filter(|it| bus != Bus::Host || !self.is_inside_client(*it));
         let Some(control) = self.control_mut(bus) else {
             return;
         };
-        control.view.set_owner(name, UniqueName::parse(new));
+        control.view.set_owner(name, new_owner);
         if bus == Bus::Container {
             self.container_owner_changed(name, old, new, out);
         }

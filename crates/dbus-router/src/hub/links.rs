@@ -47,6 +47,16 @@ impl Hub {
         header: &Header<'_>,
         out: &mut dyn Outbox,
     ) -> Verdict {
+        if let Some(session) = self.session_mut(id)
+            && session.monitors_host
+            && let Some(link) = &mut session.host
+        {
+            // It sees what passes on the host, to whomever that is.
+            if let Some(serial) = header.reply_serial {
+                link.driver_reply(serial);
+            }
+            return Verdict::Pass(Port::Client(id));
+        }
         let speaks = matches!(header.kind, MessageType::MethodCall | MessageType::Signal)
             && header.destination.is_some()
             && header.sender != Some(DRIVER);
@@ -90,7 +100,17 @@ impl Hub {
             return Verdict::Take;
         }
         self.counters.from_host += 1;
-        Verdict::Pass(Port::Client(id))
+        let by_another_name = header
+            .destination
+            .filter(|it| !it.starts_with(':'))
+            .and_then(|it| self.name_inside(id, it));
+        match by_another_name {
+            Some(name) => {
+                self.rewrite(header, None, Some(&name));
+                Verdict::Rewrite(Port::Client(id))
+            }
+            None => Verdict::Pass(Port::Client(id)),
+        }
     }
 
     /// What becomes of a broadcast of a host connection; `Pass` (to whom does not matter) is the usual.
@@ -105,6 +125,9 @@ impl Hub {
         }
         if to_is_inside && self.departed.contains(sender) {
             return Verdict::Drop;
+        }
+        if self.departed_on_host.contains(sender) || self.departed.contains(sender) {
+            return Verdict::Pass(Port::Control(Bus::Host));
         }
         let Some(host) = &self.host else {
             return Verdict::Drop;
@@ -275,7 +298,7 @@ impl Hub {
             .filter(|name| self.is_listed(id, name, activatable))
             .map(str::to_owned)
             .collect();
-        if self.remote.is_some() {
+        if self.remote.is_some() || self.lives_on_host(id) {
             return names;
         }
         let known: std::collections::HashSet<String> = names.iter().cloned().collect();
@@ -298,6 +321,9 @@ impl Hub {
 
     /// Whether a name of the host belongs into a list of names.
     fn is_listed(&self, id: SessionId, name: &str, activatable: bool) -> bool {
+        if self.lives_on_host(id) {
+            return self.host_side_sees(id, name);
+        }
         if name == DRIVER {
             return true;
         }
@@ -315,9 +341,30 @@ impl Hub {
         let header = &frame.header;
         let mut reader = Reader::new(header.endian, header.signature, frame.body.bytes());
         let told = match (header.member, reader.str()) {
-            (Some("NameOwnerChanged"), Ok(name)) => self.host_change_is_told(id, name),
-            // It was told with the answer of Hello, so that nothing comes in between.
-            (Some("NameAcquired"), Ok(name)) => !name.starts_with(':'),
+            (Some("NameOwnerChanged"), Ok(name)) => {
+                let owners = (reader.str().unwrap_or(""), reader.str().unwrap_or(""));
+                let is_told = self.host_change_is_told(id, name);
+                if is_told && !self.lives_on_host(id) && !name.starts_with(':') {
+                    // What our own clients have there are exports: nobody inside takes them for the host's.
+                    let of_host = |owner: &str| {
+                        UniqueName::parse(owner).filter(|it| !self.is_inside_client(*it))
+                    };
+                    let (old, new) = (of_host(owners.0), of_host(owners.1));
+                    if old.is_some() == owners.0.is_empty() || new.is_some() == owners.1.is_empty()
+                    {
+                        if old != new {
+                            self.tell_owner_change(id, name, old, new, out);
+                        }
+                        return;
+                    }
+                }
+                is_told
+            }
+            // It was told with the answer of Hello, so that nothing comes in between. Of other names clients
+            // inside have exports there, which is no news to them.
+            (Some("NameAcquired" | "NameLost"), Ok(name)) => {
+                !name.starts_with(':') && self.lives_on_host(id)
+            }
             _ => true,
         };
         if told {
@@ -328,10 +375,15 @@ impl Hub {
     /// Whether a session hears of the host's change of a name's owner now.
     fn host_change_is_told(&self, id: SessionId, name: &str) -> bool {
         if let Some(unique) = UniqueName::parse(name) {
-            return self.config.policy.shows_strangers()
+            return self.floor(id) >= Access::See
+                || self.departed.contains(unique)
+                || self.departed_on_host.contains(unique)
                 || self.clients.contains_key(&unique)
                 || self.is_own_name(id, unique)
                 || self.peer_is_visible(id, unique);
+        }
+        if self.lives_on_host(id) {
+            return self.host_side_sees(id, name);
         }
         if self.host_name_is_hidden(name) {
             return false;
@@ -396,6 +448,9 @@ impl Hub {
         }
         let Some(host) = &self.host else { return false };
         let wish = Wish::of(header);
+        if self.export_lets_in(id, header) {
+            return true;
+        }
         let names = host.view.names_of(sender);
         if wish.is_signal {
             return policy.to_peer(names, &wish, self.floor(id)).0 == Passage::Allowed;
@@ -465,10 +520,11 @@ impl Hub {
     /// Opens the links of a client that says Hello with `frame`.
     pub(super) fn open_links(&mut self, id: SessionId, frame: &Frame<'_>, out: &mut dyn Outbox) {
         // Where the container bus is away the host alone will do until it is back.
-        let with_container = self
-            .remote
-            .as_ref()
-            .is_some_and(|remote| remote.control.is_ready() || remote.control.is_listing());
+        let with_container = !self.lives_on_host(id)
+            && self
+                .remote
+                .as_ref()
+                .is_some_and(|remote| remote.control.is_ready() || remote.control.is_listing());
         let Some(session) = self.session_mut(id) else {
             return;
         };
@@ -517,7 +573,7 @@ impl Hub {
             }
             return;
         };
-        let with_container = self.remote.is_some();
+        let with_container = self.remote.is_some() && !self.lives_on_host(id);
         let Some(session) = self.session_mut(id) else {
             return;
         };

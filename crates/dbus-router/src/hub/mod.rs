@@ -11,6 +11,8 @@ mod control;
 mod deliver;
 mod departed;
 mod driver;
+mod export;
+mod hostpass;
 pub(crate) mod joint;
 mod links;
 mod ownership;
@@ -142,6 +144,10 @@ pub struct Hub {
     unregistered: usize,
     clients: HashMap<UniqueName, SessionId>,
     departed: departed::Departed,
+    /// The same for clients that lived on the host.
+    departed_on_host: departed::Departed,
+    /// Names on the host under which clients inside are there, and whose they are.
+    exported: HashMap<Box<str>, SessionId>,
     names: NameRegistry,
     matches: MatchRegistry,
     replies: Replies,
@@ -174,6 +180,8 @@ impl Hub {
             unregistered: 0,
             clients: HashMap::default(),
             departed: departed::Departed::default(),
+            departed_on_host: departed::Departed::default(),
+            exported: HashMap::default(),
             names: NameRegistry::default(),
             matches: MatchRegistry::default(),
             replies: Replies::default(),
@@ -241,9 +249,45 @@ impl Hub {
         self.finish(out);
     }
 
+    /// From now on these are the rules, for clients that are connected, too. What they export follows; a name that
+    /// has become the host's is taken from who owns it inside. Who lives on the host is decided when a client
+    /// connects: one that does and that no rule mentions any more is filtered there as others are here.
+    pub fn set_policy(&mut self, policy: Policy, out: &mut dyn Outbox) {
+        self.config.policy = policy;
+        for id in self.session_ids() {
+            let Some(session) = self.session_mut(id) else {
+                continue;
+            };
+            if session.on_host.is_some() {
+                let program = session.credentials.program.clone();
+                let policy = &self.config.policy;
+                let access = policy
+                    .hostpass(&program)
+                    .map_or(policy.rules().unmentioned, |(access, _)| access);
+                if let Some(session) = self.session_mut(id) {
+                    session.on_host = Some(access);
+                }
+                continue;
+            }
+            self.give_up_host_routes(id, out);
+            self.update_exports(id, out);
+        }
+        self.finish(out);
+    }
+
+    /// The rules in force.
+    pub fn policy(&self) -> &Policy {
+        &self.config.policy
+    }
+
     /// Sets variables for services that will be started, as UpdateActivationEnvironment does.
     pub fn set_environment(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
         self.activation.environment.extend(variables);
+    }
+
+    /// Whether [`Credentials::program`] is of any use for clients that connect.
+    pub fn asks_for_program(&self) -> bool {
+        self.config.policy.asks_for_program()
     }
 
     /// A client has authenticated. `unix_fds`: it negotiated file descriptors.
@@ -268,7 +312,14 @@ impl Hub {
             }
         };
         let slot = &mut self.slots[index as usize];
-        slot.session = Some(Box::new(Session::new(credentials, unix_fds)));
+        let mut session = Session::new(credentials, unix_fds);
+        if self.config.host
+            && let Some((access, rule)) = self.config.policy.hostpass(&session.credentials.program)
+        {
+            tracing::debug!(%rule, "a client lives on the host");
+            session.on_host = Some(access);
+        }
+        slot.session = Some(Box::new(session));
         Ok(SessionId {
             index,
             generation: slot.generation,
@@ -473,11 +524,14 @@ impl Hub {
         }
         if let Some(name) = session.name {
             self.clients.remove(&name);
-            if self.host.is_some() {
+            if session.on_host.is_some() {
+                self.departed_on_host.insert(name);
+            } else if self.host.is_some() {
                 self.departed.insert(name);
             }
         }
         self.monitors.retain(|it| *it != id);
+        self.exported.retain(|_, it| *it != id);
         self.container_hello_ended(id, out);
         self.restored(id, out);
         for (bus, link) in [

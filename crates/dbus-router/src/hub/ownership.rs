@@ -89,6 +89,23 @@ impl Hub {
         self.reply(id, &frame.header, &Body::new().u32(answer as u32), out);
     }
 
+    /// The rules have changed: names that are the host's now are not a client's any more.
+    pub(super) fn give_up_host_routes(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        let claims = self.session(id).map(|session| session.claims.clone());
+        for claim in claims.unwrap_or_default() {
+            if !self.belongs_to_host(&claim) {
+                continue;
+            }
+            let (_, transfer) = self.names.release(&claim, id);
+            if let Some(session) = self.session_mut(id) {
+                session.claims.retain(|it| *it != claim);
+            }
+            if let Some(transfer) = transfer {
+                self.name_transferred(&transfer, true, out);
+            }
+        }
+    }
+
     /// A name that belongs to the host cannot be taken inside: refuses that, and says so.
     pub(super) fn refuse_host_route(
         &mut self,
@@ -146,9 +163,13 @@ impl Hub {
         if let Some(from) = transfer.from.filter(|_| tell_old) {
             self.driver_signal(from, "NameLost", &body, out);
         }
+        if let Some(from) = transfer.from {
+            self.unexport_name(from, name, out);
+        }
         self.inside_owner_changed(name, old, new, out);
         if let Some(to) = transfer.to {
             self.driver_signal(to, "NameAcquired", &body, out);
+            self.export_name(to, name, out);
             self.release_waiting(name, to, out);
         }
     }
@@ -245,7 +266,8 @@ impl Hub {
         host_owner: Option<UniqueName>,
         out: &mut dyn Outbox,
     ) {
-        let outside = host_owner.filter(|_| !self.host_name_is_hidden(&barrier.name));
+        let outside = host_owner
+            .filter(|it| !self.host_name_is_hidden(&barrier.name) && !self.is_inside_client(*it));
         let (old, new) = (barrier.old.or(outside), barrier.new.or(outside));
         if old != new {
             self.tell_owner_change(id, &barrier.name, old, new, out);

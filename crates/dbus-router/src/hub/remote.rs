@@ -604,6 +604,21 @@ impl Hub {
                 self.pass_from_container(id, Origin::Driver, frame, out);
                 let mut reader = Reader::new(header.endian, header.signature, frame.body.bytes());
                 self.loss_was_told(id, reader.str().ok(), out);
+                let mut reader = Reader::new(header.endian, header.signature, frame.body.bytes());
+                if let Ok(name) = reader.str() {
+                    self.unexport_name(id, name, out);
+                }
+            }
+            Some("NameAcquired") => {
+                self.pass_from_container(id, Origin::Driver, frame, out);
+                let mut reader = Reader::new(header.endian, header.signature, frame.body.bytes());
+                if let Some(name) = reader
+                    .str()
+                    .ok()
+                    .and_then(|it| WellKnownName::parse(it).ok())
+                {
+                    self.export_name(id, &name, out);
+                }
             }
             _ => self.pass_from_container(id, Origin::Driver, frame, out),
         }

@@ -88,7 +88,12 @@ impl Hub {
     }
 
     /// Where a message of a client that lives on the host goes: there, or nowhere.
-    fn resolve_on_host(&self, from: SessionId, destination: &str, header: &Header<'_>) -> Target {
+    pub(super) fn resolve_on_host(
+        &self,
+        from: SessionId,
+        destination: &str,
+        header: &Header<'_>,
+    ) -> Target {
         if matches!(header.kind, MessageType::MethodReturn | MessageType::Error) {
             return Target::Host;
         }
@@ -99,6 +104,10 @@ impl Hub {
                 Some(name) => target(self.judge_peer(from, name, header).0),
                 None => Target::Nobody,
             };
+        }
+        // Exports of our own clients, too.
+        if self.exported.contains_key(destination) {
+            return Target::Host;
         }
         target(self.judge_name(from, destination, header).0)
     }
@@ -273,6 +282,16 @@ impl Hub {
             None => self.session(self.names.owner(name)?)?.name,
             Some(remote) => remote.control.view.owner(name).map(|raw| remote.shown(raw)),
         }
+    }
+
+    /// The client that owns a well-known name, as far as that is known without asking the host: inside, or for
+    /// clients that live on the host there.
+    pub(super) fn owner_for(&self, id: SessionId, name: &str) -> Option<UniqueName> {
+        if !self.lives_on_host(id) {
+            return self.inside_owner(name);
+        }
+        let client = self.exported.get(name)?;
+        self.session(*client)?.name
     }
 
     /// Who owns a well-known name in the view.

@@ -9,8 +9,11 @@ mod rules;
 
 use dbus_wire::frame::MessageType;
 use dbus_wire::header::Header;
+use dbus_wire::names::WellKnownName;
 
+use crate::session::Program;
 pub use patterns::{Glob, NamePattern, NamePatternError, PathPattern};
+
 pub use rules::{
     Access, Export, HostPass, InterfaceExport, MemberRule, MemberRuleError, NameRule, Rename,
     RenameError, RuleId, Rules, Side,
@@ -170,6 +173,46 @@ impl Policy {
         Some(rule.id)
     }
 
+    /// The names under which an inside name is there on the host: with the place of the rule, and whether it is
+    /// taken from who has it there. A name that hands over the host has to be named.
+    pub(crate) fn exports_of(&self, name: &str) -> Vec<(WellKnownName, usize, bool)> {
+        let mut exports: Vec<(WellKnownName, usize, bool)> = Vec::new();
+        for (place, rule) in self.rules.exports.iter().enumerate() {
+            if !rule.name.matches(name) {
+                continue;
+            }
+            let outside = match &rule.rename {
+                Some(rename) => rename.apply(name, &rule.name, &self.rules.container),
+                None => WellKnownName::parse(name).ok(),
+            };
+            let Some(outside) = outside else {
+                tracing::warn!(name, rule = %rule.id, "the name on the host would be none: not exported");
+                continue;
+            };
+            let guard = self.guard_of(&outside);
+            if guard.is_none_or(|it| rule.name.names(it))
+                && !exports.iter().any(|(it, _, _)| *it == outside)
+            {
+                exports.push((outside, place, rule.replace));
+            }
+        }
+        exports
+    }
+
+    /// Whether any rule asks what a client runs.
+    pub(crate) fn asks_for_program(&self) -> bool {
+        self.rules.hostpass.iter().any(|rule| !rule.everyone)
+    }
+
+    /// Whether a client that runs `program` lives on the host: what every name is to it at least, and the rule.
+    pub fn hostpass(&self, program: &Program) -> Option<(Access, RuleId)> {
+        let rules = self.rules.hostpass.iter();
+        rules
+            .filter(|rule| rule.matches(program))
+            .map(|rule| (rule.access, rule.id))
+            .reduce(|best, it| if it.0 > best.0 { it } else { best })
+    }
+
     /// Whether a well-known name of the host exists for the inside.
     pub(crate) fn host_name(&self, name: &str) -> Passage {
         self.host_name_above(name, self.rules.unmentioned)
@@ -256,10 +299,29 @@ impl Policy {
         })?;
         Some(rule.id)
     }
+}
 
-    /// Whether every connection of the host can be seen, whatever names it holds.
-    pub(crate) fn shows_strangers(&self) -> bool {
-        self.rules.unmentioned >= Access::See
+impl HostPass {
+    fn matches(&self, program: &Program) -> bool {
+        if self.everyone {
+            return true;
+        }
+        let cgroup = program.cgroup.as_deref();
+        let unit = cgroup.and_then(|path| {
+            path.rsplit('/')
+                .find(|part| part.ends_with(".service") || part.ends_with(".scope"))
+        });
+        let wanted = [
+            (&self.process, program.executable.as_deref()),
+            (&self.cgroup, cgroup),
+            (&self.unit, unit),
+        ];
+        let mut stated = wanted
+            .iter()
+            .filter_map(|(glob, text)| glob.as_ref().map(|glob| (glob, text)))
+            .peekable();
+        stated.peek().is_some()
+            && stated.all(|(glob, text)| text.is_some_and(|text| glob.matches(text)))
     }
 }
 

@@ -13,6 +13,8 @@ pub enum NamePattern {
     Below(Box<str>),
     /// A name and all names below it, as `xdg-dbus-proxy` means `prefix.*`.
     Subtree(Box<str>),
+    /// `prefix*`, as in `org.kde.StatusNotifierItem-*`: names that begin with this text.
+    Prefix(Box<str>),
     /// `*`: every name.
     Any,
 }
@@ -25,7 +27,7 @@ pub struct NamePatternError {
 }
 
 impl NamePattern {
-    /// Reads `org.example.Name` or `org.example.*`. A single `*` is an error: who means everything writes
+    /// Reads `org.example.Name`, `org.example.*` or `org.example.Name-*`. A single `*` is an error: who means everything writes
     /// [`NamePattern::Any`].
     pub fn parse(text: &str) -> Result<NamePattern, NamePatternError> {
         let wrong = || NamePatternError {
@@ -36,6 +38,12 @@ impl NamePattern {
                 return Err(wrong());
             }
             return Ok(NamePattern::Below(prefix.into()));
+        }
+        if let Some(prefix) = text.strip_suffix('*') {
+            if !names::is_well_known_name(prefix) {
+                return Err(wrong());
+            }
+            return Ok(NamePattern::Prefix(prefix.into()));
         }
         if !names::is_well_known_name(text) {
             return Err(wrong());
@@ -49,6 +57,7 @@ impl NamePattern {
             NamePattern::Exact(exact) => **exact == *name,
             NamePattern::Below(prefix) => below(prefix, name).is_some(),
             NamePattern::Subtree(prefix) => **prefix == *name || below(prefix, name).is_some(),
+            NamePattern::Prefix(prefix) => name.starts_with(&**prefix),
             NamePattern::Any => true,
         }
     }
@@ -60,6 +69,7 @@ impl NamePattern {
             NamePattern::Below(prefix) | NamePattern::Subtree(prefix) => {
                 below(prefix, name).unwrap_or_default()
             }
+            NamePattern::Prefix(prefix) => name.strip_prefix(&**prefix).unwrap_or_default(),
             NamePattern::Any => name,
         }
     }
@@ -67,8 +77,10 @@ impl NamePattern {
     /// Whether this pattern names `other`: it is the same, or lies below it. A pattern that only happens to
     /// contain `other` does not name it.
     pub fn names(&self, other: &NamePattern) -> bool {
-        let (NamePattern::Exact(name) | NamePattern::Below(name) | NamePattern::Subtree(name)) =
-            self
+        let (NamePattern::Exact(name)
+        | NamePattern::Below(name)
+        | NamePattern::Subtree(name)
+        | NamePattern::Prefix(name)) = self
         else {
             return false;
         };
@@ -81,6 +93,7 @@ impl NamePattern {
                     || (prefix == name && !matches!(self, NamePattern::Exact(_)))
             }
             NamePattern::Subtree(prefix) => prefix == name || below(prefix, name).is_some(),
+            NamePattern::Prefix(prefix) => name.starts_with(&**prefix),
             NamePattern::Any => false,
         }
     }
@@ -91,6 +104,7 @@ impl NamePattern {
             NamePattern::Exact(name) | NamePattern::Below(name) | NamePattern::Subtree(name) => {
                 names::name_in_namespace(interface, name)
             }
+            NamePattern::Prefix(prefix) => interface.starts_with(&**prefix),
             NamePattern::Any => true,
         }
     }
@@ -106,6 +120,7 @@ impl fmt::Display for NamePattern {
         match self {
             NamePattern::Exact(name) => f.write_str(name),
             NamePattern::Below(prefix) | NamePattern::Subtree(prefix) => write!(f, "{prefix}.*"),
+            NamePattern::Prefix(prefix) => write!(f, "{prefix}*"),
             NamePattern::Any => f.write_str("*"),
         }
     }
@@ -205,6 +220,7 @@ mod tests {
         let error = NamePattern::parse("*").unwrap_err();
         assert!(error.to_string().contains("\"*\""));
         assert!(NamePattern::parse("org..x").is_err());
+        assert!(NamePattern::parse("org*").is_err());
         assert!(NamePattern::parse(":1.5").is_err());
     }
 

@@ -1,4 +1,7 @@
 //! Rules between real buses: what clients see, reach and own, and what reaches them.
 
+mod export;
 mod host_names;
+mod hostpass;
 mod place;
+mod reload;

@@ -24,7 +24,7 @@ impl Hub {
         if name == DRIVER {
             return Some(Who::Driver);
         }
-        let owner = UniqueName::parse(name).or_else(|| self.inside_owner(name));
+        let owner = UniqueName::parse(name).or_else(|| self.owner_for(call.id, name));
         if let Some(&client) = owner.and_then(|owner| self.clients.get(&owner)) {
             return Some(Who::Client(client));
         }

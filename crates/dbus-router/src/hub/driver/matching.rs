@@ -69,7 +69,7 @@ impl Hub {
     }
 
     /// Passes AddMatch or RemoveMatch on to the host, without eavesdropping in it.
-    fn match_to_host(
+    pub(in crate::hub) fn match_to_host(
         &mut self,
         call: &Call<'_>,
         rule: &MatchRule,

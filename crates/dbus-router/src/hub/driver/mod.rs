@@ -26,17 +26,17 @@ pub(super) struct Call<'f> {
 }
 
 impl<'f> Call<'f> {
-    fn header(&self) -> &'f Header<'f> {
+    pub(super) fn header(&self) -> &'f Header<'f> {
         &self.frame.header
     }
 
     /// The arguments; their signature was compared with the table's.
-    fn args(&self) -> Reader<'f> {
+    pub(super) fn args(&self) -> Reader<'f> {
         let header = &self.frame.header;
         Reader::new(header.endian, header.signature, self.frame.body.bytes())
     }
 
-    fn str(&self) -> &'f str {
+    pub(super) fn str(&self) -> &'f str {
         self.args().str().unwrap_or_default()
     }
 }
@@ -109,7 +109,11 @@ impl Hub {
                 );
                 return self.refuse(id, header, error_names::INVALID_ARGS, &text, out);
             }
-            return (method.answer)(self, &Call { id, frame }, out);
+            let call = Call { id, frame };
+            if self.lives_on_host(id) && self.answer_on_host(interface.name, member, &call, out) {
+                return;
+            }
+            return (method.answer)(self, &call, out);
         }
         let interface = header.interface.unwrap_or_default();
         let (error, text) = if interface_exists {

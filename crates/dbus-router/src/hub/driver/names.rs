@@ -105,7 +105,8 @@ impl Hub {
         {
             return self.reply(call.id, call.header(), &own(name), out);
         }
-        let queued = self.names.queue(name).map(|queue| {
+        let inside = !self.lives_on_host(call.id);
+        let queued = self.names.queue(name).filter(|_| inside).map(|queue| {
             let names = queue.filter_map(|id| self.session(id)?.name);
             names.map(|name| name.to_string()).collect::<Vec<_>>()
         });
@@ -113,7 +114,7 @@ impl Hub {
             let body = Body::new().strs(owners.iter().map(|name| &**name));
             return self.reply(call.id, call.header(), &body, out);
         }
-        if self.remote.is_some() {
+        if self.remote.is_some() && inside {
             if let Some(raw) = self.native_name(name) {
                 let purpose = Purpose::Names { activatable: false };
                 let raw = raw.to_string();
@@ -202,7 +203,7 @@ impl Hub {
         } else if let Some(unique) = unique {
             self.clients.contains_key(&unique).then(|| name.to_owned())
         } else if self.remote.is_none() {
-            self.inside_owner(name).map(|owner| owner.to_string())
+            self.owner_for(call.id, name).map(|owner| owner.to_string())
         } else {
             None
         };
@@ -263,6 +264,9 @@ impl Hub {
     pub(super) fn asks_host_about(&self, id: SessionId, name: &str) -> bool {
         if self.host.is_none() {
             return false;
+        }
+        if self.lives_on_host(id) {
+            return self.host_side_sees(id, name);
         }
         match UniqueName::parse(name) {
             Some(unique) => {

@@ -1,0 +1,167 @@
+//! Clients that live on the host.
+
+use dbus_router::{Access, Glob, HostPass, NamePattern, NameRule, Rules};
+use dbus_wire::body::Body;
+use testbed::RawClient;
+
+use crate::place::{Place, filter, id, listed, refusal, signal, works};
+
+const DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
+const UNKNOWN: &str = "org.freedesktop.DBus.Error.ServiceUnknown";
+const NAME: &str = "org.example.Passes";
+
+fn everyone(access: Access, names: Vec<NameRule>) -> Rules {
+    Rules {
+        names,
+        hostpass: vec![HostPass {
+            id: id("hostpass"),
+            process: None,
+            cgroup: None,
+            unit: None,
+            everyone: true,
+            access,
+        }],
+        ..Rules::default()
+    }
+}
+
+/// Rules by which this test's own program lives on the host if `process` means it.
+fn by_program(process: &str) -> Rules {
+    let mut rules = everyone(Access::Own, Vec::new());
+    rules.hostpass[0].everyone = false;
+    rules.hostpass[0].process = Some(Glob::new(process));
+    rules
+}
+
+/// Whether a client of the router owns names on the host.
+fn owns_on_host(place: &Place, client: &mut RawClient) -> bool {
+    assert_eq!(client.request_name(NAME, 0), 1);
+    let mut outside = place.outside();
+    let has = outside.call_driver("NameHasOwner", &Body::new().str(NAME));
+    has.reader().boolean().unwrap()
+}
+
+#[test]
+fn a_client_whose_program_is_meant_lives_on_the_host() {
+    let own = std::env::current_exe().unwrap();
+    let name = own.file_name().unwrap().to_str().unwrap();
+    let place = Place::new(by_program(&format!("*/{name}")));
+    assert!(owns_on_host(&place, &mut place.inside()));
+}
+
+#[test]
+fn a_client_whose_program_is_another_lives_inside() {
+    let place = Place::new(by_program("*/python3*"));
+    assert!(!owns_on_host(&place, &mut place.inside()));
+}
+
+#[test]
+fn calls_replies_and_signals_go_both_ways() {
+    let place = Place::new(everyone(Access::Own, Vec::new()));
+    let (mut client, mut outside) = (place.inside(), place.service("org.example.Outside"));
+    assert_eq!(client.request_name(NAME, 0), 1);
+    works(&mut outside, NAME, &mut client);
+    works(&mut client, "org.example.Outside", &mut outside);
+    let unique = client.unique_name().to_owned();
+    works(&mut outside, &unique, &mut client);
+    outside.add_match("type='signal',interface='org.example.Test'");
+    client.send(signal("Told"));
+    let told = outside.expect_signal("org.example.Test", "Told");
+    assert_eq!(told.sender(), unique);
+    client.add_match("type='signal',interface='org.example.Test'");
+    // Its own comes back to it, as on any bus.
+    client.send(signal("Told"));
+    client.expect_signal("org.example.Test", "Told");
+    outside.send(signal("Back"));
+    client.expect_signal("org.example.Test", "Back");
+}
+
+#[test]
+fn clients_reach_each_other_over_the_host_and_hear_each_other() {
+    let own = std::env::current_exe().unwrap();
+    let name = own.file_name().unwrap().to_str().unwrap();
+    let mut rules = by_program(&format!("*/{name}"));
+    rules.names = vec![filter(NAME, Access::Talk)];
+    let place = Place::new(Rules::default());
+    let mut inside = place.inside();
+    place
+        .handle
+        .set_policy(dbus_router::Policy::from_rules(rules));
+    // Answered after the new rules are in force.
+    place.handle.status().unwrap();
+    let mut passed = place.inside();
+    let unique = passed.unique_name().to_owned();
+    works(&mut inside, &unique, &mut passed);
+    let unique = inside.unique_name().to_owned();
+    works(&mut passed, &unique, &mut inside);
+    assert_eq!(passed.request_name("org.example.Passes2", 0), 1);
+    inside.add_match("type='signal',interface='org.example.Test'");
+    passed.send(signal("Heard"));
+    inside.expect_signal("org.example.Test", "Heard");
+    assert_eq!(inside.request_name("org.example.Inside", 0), 1);
+    assert_eq!(refusal(&mut passed, "org.example.Inside"), UNKNOWN);
+}
+
+#[test]
+fn with_filters_it_sees_talks_and_owns_what_they_say() {
+    let place = Place::new(everyone(
+        Access::Hidden,
+        vec![
+            filter("org.example.Seen", Access::See),
+            filter("org.example.Talks", Access::Talk),
+            NameRule {
+                name: NamePattern::parse("org.example.Own.*").unwrap(),
+                ..filter("org.example.Own", Access::Own)
+            },
+        ],
+    ));
+    let _seen = place.service("org.example.Seen");
+    let mut talks = place.service("org.example.Talks");
+    let hidden = place.service("org.example.Hidden");
+    let mut client = place.inside();
+    assert_eq!(refusal(&mut client, "org.example.Seen"), DENIED);
+    assert_eq!(refusal(&mut client, "org.example.Hidden"), UNKNOWN);
+    assert_eq!(refusal(&mut client, hidden.unique_name()), UNKNOWN);
+    works(&mut client, "org.example.Talks", &mut talks);
+    let names = listed(&mut client);
+    assert!(names.contains(&"org.example.Seen".to_owned()));
+    assert!(!names.contains(&"org.example.Hidden".to_owned()));
+    assert_eq!(client.request_name("org.example.Own.This", 0), 1);
+    let body = Body::new().str("org.example.Talks.Not").u32(0);
+    assert_eq!(client.call_driver_error("RequestName", &body), DENIED);
+    // Who is spoken to may answer, and speak back.
+    let mut stranger = place.outside();
+    works(&mut stranger, "org.example.Own.This", &mut client);
+    let unique = stranger.unique_name().to_owned();
+    works(&mut client, &unique, &mut stranger);
+}
+
+#[test]
+fn what_hands_over_the_host_stays_shut() {
+    let place = Place::new(everyone(Access::Own, Vec::new()));
+    let systemd = place.service("org.freedesktop.systemd1");
+    let mut client = place.inside();
+    assert_eq!(refusal(&mut client, "org.freedesktop.systemd1"), DENIED);
+    assert_eq!(refusal(&mut client, systemd.unique_name()), DENIED);
+    let body = Body::new().str("org.freedesktop.Flatpak").u32(0);
+    assert_eq!(client.call_driver_error("RequestName", &body), DENIED);
+    assert_eq!(
+        client.call_driver_error("ReloadConfig", &Body::new()),
+        DENIED
+    );
+    let monitor =
+        dbus_wire::message::Builder::method_call("/org/freedesktop/DBus", "BecomeMonitor")
+            .interface("org.freedesktop.DBus.Monitoring")
+            .destination("org.freedesktop.DBus");
+    let body = Body::new().strs([""; 0]).u32(0);
+    assert_eq!(client.call(monitor.body(&body)).failed(), DENIED);
+}
+
+#[test]
+fn a_client_is_its_own_process_for_who_asks() {
+    let place = Place::new(everyone(Access::Own, Vec::new()));
+    let mut client = place.inside();
+    let body = Body::new().str(client.unique_name());
+    let pid = client.call_driver("GetConnectionUnixProcessID", &body);
+    assert_eq!(pid.number(), std::process::id());
+}
