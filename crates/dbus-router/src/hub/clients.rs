@@ -43,7 +43,9 @@ impl Hub {
             (_, Some(DRIVER)) => return self.route_to_driver(id, header),
             (_, Some(destination)) => destination,
         };
-        match self.resolve(id, destination, header) {
+        let target = self.resolve(id, destination, header);
+        self.report_to_host(id, destination, header, &target, out);
+        match target {
             Target::Unknown(name) => {
                 self.ask_container(id, name, out);
                 Verdict::Wait
@@ -374,6 +376,7 @@ impl Hub {
         self.tap_client(from, frame, out);
         if self.lives_on_host(from) {
             self.counters.to_host += 1;
+            self.report_broadcast(from, &frame.header, true, None, out);
             return self.send_raw(Port::Link(Bus::Host, from), frame, out);
         }
         if self.remote.is_some() {
@@ -386,7 +389,9 @@ impl Hub {
             head.clear();
             self.scratch = head;
         }
-        if self.host.is_some() && self.goes_to_host(from, frame) {
+        let (goes, rule) = self.goes_to_host(from, frame);
+        self.report_broadcast(from, &frame.header, goes, rule, out);
+        if self.host.is_some() && goes {
             self.counters.to_host += 1;
             self.send_raw(Port::Link(Bus::Host, from), frame, out);
         }

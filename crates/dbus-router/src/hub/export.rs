@@ -12,7 +12,7 @@ use dbus_wire::names::{UniqueName, WellKnownName};
 
 use super::{Frame, Hub};
 use crate::outbox::Outbox;
-use crate::policy::Wish;
+use crate::policy::{MemberRule, RuleId};
 use crate::port::{Bus, SessionId};
 use crate::session::{Exported, Purpose};
 
@@ -124,48 +124,48 @@ impl Hub {
             .is_some_and(|id| !self.lives_on_host(*id))
     }
 
-    /// Whether an export lets the host call a client like this.
-    pub(super) fn export_lets_in(&self, id: SessionId, header: &Header<'_>) -> bool {
-        let Some(session) = self.session(id) else {
-            return false;
-        };
+    /// The rule of an export that lets the host call a client like this.
+    pub(super) fn export_lets_in(&self, id: SessionId, header: &Header<'_>) -> Option<RuleId> {
+        let session = self.session(id)?;
         let rules = self.config.policy.rules();
-        let wish = Wish::of(header);
-        let by_name = session.exports.iter().any(|export| {
+        let by_name = session.exports.iter().find_map(|export| {
             let is_meant = header
                 .destination
                 .is_none_or(|it| it.starts_with(':') || *export.outside == *it);
-            let calls = rules.exports.get(export.rule).map(|rule| &rule.calls);
-            is_meant
-                && match calls {
-                    Some(Some(members)) => members
-                        .iter()
-                        .any(|it| it.matches(wish.interface, wish.member, wish.path)),
-                    Some(None) => true,
-                    None => false,
-                }
+            let rule = rules.exports.get(export.rule).filter(|_| is_meant)?;
+            let allows = |it: &MemberRule| it.matches(header.interface, header.member, header.path);
+            let is_allowed = rule
+                .calls
+                .as_ref()
+                .is_none_or(|members| members.iter().any(allows));
+            is_allowed.then_some(rule.id)
         });
-        // Properties of such an interface are read by another; which is in the body.
-        by_name
-            || rules.interfaces.iter().any(|rule| {
-                rule.calls
-                    && header
-                        .interface
-                        .is_some_and(|it| rule.interface.matches(it) || it == PROPERTIES)
-            })
+        by_name.or_else(|| {
+            let interface = header.interface?;
+            let mut interfaces = rules.interfaces.iter();
+            // Properties of such an interface are read by another; which is in the body.
+            let rule = interfaces.find(|rule| {
+                rule.calls && (rule.interface.matches(interface) || interface == PROPERTIES)
+            })?;
+            Some(rule.id)
+        })
     }
 
-    /// Whether a broadcast of a client inside goes to the host.
-    pub(super) fn goes_to_host(&self, from: SessionId, frame: &Frame<'_>) -> bool {
+    /// Whether a broadcast of a client inside goes to the host, and by which rule.
+    pub(super) fn goes_to_host(
+        &self,
+        from: SessionId,
+        frame: &Frame<'_>,
+    ) -> (bool, Option<RuleId>) {
         let rules = self.config.policy.rules();
         if rules.outward_signals {
-            return true;
+            return (true, None);
         }
         let header = &frame.header;
         let exports = self.session(from).map(|session| session.exports.iter());
-        let by_name = exports.into_iter().flatten().any(|export| {
-            let rule = rules.exports.get(export.rule);
-            rule.is_some_and(|rule| rule.signals)
+        let by_name = exports.into_iter().flatten().find_map(|export| {
+            let rule = rules.exports.get(export.rule)?;
+            rule.signals.then_some(rule.id)
         });
         let about = match header.interface {
             Some(PROPERTIES) => {
@@ -176,11 +176,13 @@ impl Hub {
             }
             interface => interface,
         };
-        by_name
-            || rules
-                .interfaces
-                .iter()
-                .any(|rule| rule.signals && about.is_some_and(|it| rule.interface.matches(it)))
+        let rule = by_name.or_else(|| {
+            let mut interfaces = rules.interfaces.iter();
+            let rule = interfaces
+                .find(|rule| rule.signals && about.is_some_and(|it| rule.interface.matches(it)))?;
+            Some(rule.id)
+        });
+        (rule.is_some(), rule)
     }
 
     /// The name by which a client knows itself, where the host calls it by another.

@@ -13,6 +13,7 @@ use dbus_wire::names::{UniqueName, WellKnownName};
 use super::driver::Call;
 use super::resolve::Target;
 use super::{DRIVER, Hub};
+use crate::decision::Ruling;
 use crate::outbox::Outbox;
 use crate::policy::{Access, Passage};
 use crate::port::{Bus, Port, SessionId};
@@ -100,7 +101,14 @@ impl Hub {
         let name = call.str();
         let standing = self.config.policy.standing_above(name, self.floor(call.id));
         // What is no name the host says better.
-        if standing.access >= Access::Own || WellKnownName::parse(name).is_err() {
+        let allowed = standing.access >= Access::Own || WellKnownName::parse(name).is_err();
+        let ruling = if allowed {
+            Ruling::Allowed
+        } else {
+            Ruling::Refused
+        };
+        self.report_about_name(call.id, call.header(), name, standing.rule, ruling, out);
+        if allowed {
             return self.ask_host_driver(call.id, call.frame, Purpose::Plain, out);
         }
         self.counters.refused += 1;
@@ -113,7 +121,9 @@ impl Hub {
         let (id, name) = (call.id, call.str());
         let mut wish = *call.header();
         wish.interface = Some(name);
-        let (error, text) = match self.resolve_on_host(id, name, &wish) {
+        let target = self.resolve_on_host(id, name, &wish);
+        self.report_to_host(id, name, &wish, &target, out);
+        let (error, text) = match target {
             Target::Host => {
                 if self.note_driver_call(id, call.frame, Purpose::Plain, false, out) {
                     self.send_raw(Port::Link(Bus::Host, id), call.frame, out);

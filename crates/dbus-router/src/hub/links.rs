@@ -10,7 +10,7 @@ use dbus_wire::names::UniqueName;
 use super::deliver::Origin;
 use super::{DRIVER, Frame, Hub, Verdict};
 use crate::outbox::{Ending, Outbox, Outgoing};
-use crate::policy::{Access, Passage, Wish};
+use crate::policy::{Access, Passage, RuleId, Wish};
 use crate::port::{Bus, Port, SessionId};
 use crate::session::{DriverCall, Link, Phase, Purpose};
 
@@ -87,7 +87,14 @@ impl Hub {
             }
             (MessageType::Signal, _) if header.destination.is_none() => {
                 if let Some(sender) = header.sender.and_then(UniqueName::parse) {
-                    match self.judge_broadcast(id, sender, header) {
+                    let verdict = self.judge_broadcast(id, sender, header);
+                    let of_ours = self.clients.contains_key(&sender);
+                    if out.wants_decisions() && !of_ours {
+                        let rule = self.rule_of_sender(id, header);
+                        let passes = verdict != Verdict::Drop;
+                        self.report_from_host(id, header, rule, passes, out);
+                    }
+                    match verdict {
                         Verdict::Pass(_) => {}
                         verdict => return verdict,
                     }
@@ -412,7 +419,9 @@ impl Hub {
         let Some(sender) = header.sender.and_then(UniqueName::parse) else {
             return false;
         };
-        if self.comes_in(id, sender, header) {
+        let (allowed, rule) = self.comes_in(id, sender, header);
+        self.report_from_host(id, header, rule, allowed, out);
+        if allowed {
             let limit = self.config.limits.calls_per_client;
             if self.floor(id) < Access::Talk
                 && let Some(session) = self.session_mut(id)
@@ -438,26 +447,36 @@ impl Hub {
         false
     }
 
-    fn comes_in(&self, id: SessionId, sender: UniqueName, header: &Header<'_>) -> bool {
+    fn comes_in(
+        &self,
+        id: SessionId,
+        sender: UniqueName,
+        header: &Header<'_>,
+    ) -> (bool, Option<RuleId>) {
         let policy = &self.config.policy;
         if policy.rules().inward_calls
             || self.lives_on_host(id)
             || self.clients.contains_key(&sender)
         {
-            return true;
+            return (true, None);
         }
-        let Some(host) = &self.host else { return false };
+        let Some(host) = &self.host else {
+            return (false, None);
+        };
+        if let Some(rule) = self.export_lets_in(id, header) {
+            return (true, Some(rule));
+        }
         let wish = Wish::of(header);
-        if self.export_lets_in(id, header) {
-            return true;
-        }
-        let names = host.view.names_of(sender);
+        let mut names = host.view.names_of(sender);
         if wish.is_signal {
-            return policy.to_peer(names, &wish, self.floor(id)).0 == Passage::Allowed;
+            let (passage, rule) = policy.to_peer(names, &wish, self.floor(id));
+            return (passage == Passage::Allowed, rule);
         }
-        names
+        let friend = names
+            .by_ref()
             .map(|name| policy.standing(name))
-            .any(|standing| standing.access >= Access::Talk)
+            .find(|standing| standing.access >= Access::Talk);
+        (friend.is_some(), friend.and_then(|standing| standing.rule))
     }
 
     /// Forwards a call of a client's to the host's driver as it is.

@@ -17,6 +17,7 @@ pub(crate) mod joint;
 mod links;
 mod ownership;
 mod remote;
+mod report;
 mod resolve;
 mod restore;
 mod status;

@@ -121,6 +121,8 @@ impl Hub {
             return false;
         }
         self.counters.refused += 1;
+        let ruling = crate::decision::Ruling::Refused;
+        self.report_about_name(id, &frame.header, name, Some(rule), ruling, out);
         let text = format!("{name} may not be owned inside: {rule} says that it lives on the host");
         self.refuse(id, &frame.header, error_names::ACCESS_DENIED, &text, out);
         true

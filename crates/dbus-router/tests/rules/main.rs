@@ -1,5 +1,6 @@
 //! Rules between real buses: what clients see, reach and own, and what reaches them.
 
+mod decisions;
 mod export;
 mod host_names;
 mod hostpass;

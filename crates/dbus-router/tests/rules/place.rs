@@ -4,7 +4,7 @@ use std::thread::JoinHandle;
 
 use dbus_router::{
     Access, Config, Handle, Limits, Listen, MemberRule, NamePattern, NameRule, Policy, Router,
-    RuleId, Rules,
+    RuleId, Rules, Watcher,
 };
 use dbus_wire::body::Body;
 use dbus_wire::message::Builder;
@@ -26,9 +26,18 @@ pub struct Place {
 
 impl Place {
     pub fn new(rules: Rules) -> Place {
+        Place::with(rules, None)
+    }
+
+    /// A place of which `watcher` is told.
+    pub fn watched(rules: Rules, watcher: Box<dyn Watcher>) -> Place {
+        Place::with(rules, Some(watcher))
+    }
+
+    fn with(rules: Rules, watcher: Option<Box<dyn Watcher>>) -> Place {
         let dir = TestDir::new();
         let host = DbusDaemon::start(&dir, &DaemonOptions::default()).unwrap();
-        let router = Router::start(Config {
+        let mut router = Router::start(Config {
             listen: Listen::Path(dir.join("inside")),
             host: Some(dbus_wire::address::parse_addresses(host.address()).unwrap()),
             container: None,
@@ -37,6 +46,9 @@ impl Place {
             limits: Limits::default(),
         })
         .unwrap();
+        if let Some(watcher) = watcher {
+            router.watch(watcher);
+        }
         let (address, handle) = (router.address(), router.handle());
         let thread = std::thread::spawn(move || router.run().unwrap());
         Place {
