@@ -204,6 +204,8 @@ pub struct Router {
     problem: Option<(Bus, String)>,
     mapped: bool,
     uid: u32,
+    /// The soft limit of open files that this process was started with.
+    file_limit: u64,
     buffer: Vec<u8>,
     stopping: bool,
 }
@@ -223,7 +225,7 @@ impl Router {
     /// # Errors
     /// The socket cannot be listened on; a bus cannot be reached; the system refuses epoll or the like.
     pub fn start(config: Config) -> Result<Router, RouterError> {
-        let most_files = raise_file_limit();
+        let (file_limit, most_files) = raise_file_limit();
         let mut limits = config.limits;
         // A client takes three descriptors: its own and one for each bus.
         let room = most_files.saturating_sub(RESERVE) / 3;
@@ -275,6 +277,7 @@ impl Router {
             problem: None,
             mapped: peer::is_mapped(),
             uid,
+            file_limit,
             buffer: vec![0; READ],
             stopping: false,
         };
@@ -310,6 +313,11 @@ impl Router {
     /// The D-Bus address of the router's socket.
     pub fn address(&self) -> String {
         format!("{},guid={}", self.listener.address(), self.hub.guid())
+    }
+
+    /// Has a command start with the limit of open files that this process had before the router raised it.
+    pub fn with_original_limits(&self, command: &mut std::process::Command) {
+        kernel::set_file_limit(command, self.file_limit);
     }
 
     /// For other threads.
@@ -530,8 +538,8 @@ impl Router {
     }
 }
 
-/// Raises the soft limit of open files to the hard one; returns it.
-fn raise_file_limit() -> u64 {
+/// Raises the soft limit of open files to the hard one; returns what it was, and what it is.
+fn raise_file_limit() -> (u64, u64) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -542,7 +550,8 @@ fn raise_file_limit() -> u64 {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    in_force.unwrap_or(u64::MAX)
+    let number = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    (number(limit.current), number(in_force))
 }
 
 /// The machine's id: the same file that libdbus reads, and the older one.

@@ -318,12 +318,16 @@ impl Hub {
             remote.waiting.push(Port::Link(Bus::Container, id));
             return Verdict::Wait;
         }
-        if let Some(serial) = reply
-            && let Some(link) = self
-                .session_mut(id)
-                .and_then(|session| session.container.as_mut())
-        {
-            link.outstanding.remove(&serial);
+        let native = !remote.aliases.contains_key(&raw);
+        if let Some(session) = self.session_mut(id) {
+            // What it says may be that it took a name, and the control link may hear of that later: names are
+            // asked for again. (Our own clients are told that they own one when the control link knows.)
+            if native {
+                session.known.clear();
+            }
+            if let (Some(serial), Some(link)) = (reply, &mut session.container) {
+                link.outstanding.remove(&serial);
+            }
         }
         if tapped {
             return Verdict::Take;
