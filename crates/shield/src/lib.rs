@@ -1,0 +1,26 @@
+//! A per-container firewall that asks.
+//!
+//! A container reaches only what somebody allowed. When it tries something else, the connection is refused
+//! at once, and a question goes out over D-Bus; the answer takes effect with the very next connection.
+//!
+//! The types that matter: [`bridge::Bridge`] is one container on D-Bus, and what a program uses.
+//! [`session::Session`] is what a bridge stands on: blocked connections come out, verdicts go in.
+//! [`namespace::Namespace`] is where the container's network is, [`container`] finds it, and
+//! [`state::StateDir`] keeps what was decided. [`ruleset`] is what stands between container and network.
+//!
+//! Layers, from the kernel upwards: `netlink`, `nflog` and `nftables`, `system` (all `unsafe` is there);
+//! then [`session`]; then [`bridge`] and the commands of `shield-bridge` ([`cli`]).
+
+pub mod dns;
+pub mod error;
+pub mod namespace;
+mod netlink;
+mod nflog;
+mod nftables;
+pub mod packet;
+pub mod profile;
+pub mod ruleset;
+mod system;
+pub mod text;
+
+pub use error::{Error, Result};
