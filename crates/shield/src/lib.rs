@@ -11,16 +11,24 @@
 //! Layers, from the kernel upwards: `netlink`, `nflog` and `nftables`, `system` (all `unsafe` is there);
 //! then [`session`]; then [`bridge`] and the commands of `shield-bridge` ([`cli`]).
 
+pub mod audit;
+pub mod container;
 pub mod dns;
 pub mod error;
+pub mod names;
 pub mod namespace;
 mod netlink;
 mod nflog;
 mod nftables;
 pub mod packet;
+pub mod pending;
 pub mod profile;
+pub mod resolver;
 pub mod ruleset;
+pub mod session;
+pub mod state;
 mod system;
 pub mod text;
+pub mod up;
 
 pub use error::{Error, Result};
