@@ -12,6 +12,7 @@
 //! then [`session`]; then [`bridge`] and the commands of `shield-bridge` ([`cli`]).
 
 pub mod audit;
+pub mod bridge;
 pub mod container;
 pub mod dns;
 pub mod error;
@@ -31,4 +32,5 @@ mod system;
 pub mod text;
 pub mod up;
 
+pub use bridge::{Bridge, bus_name_for_container};
 pub use error::{Error, Result};
