@@ -13,6 +13,7 @@
 
 pub mod audit;
 pub mod bridge;
+pub mod cli;
 pub mod container;
 pub mod dns;
 pub mod error;
@@ -21,6 +22,7 @@ pub mod namespace;
 mod netlink;
 mod nflog;
 mod nftables;
+pub mod notify;
 pub mod packet;
 pub mod pending;
 pub mod profile;
