@@ -40,6 +40,17 @@ pub(super) async fn session(options: Session) -> Result<ExitCode> {
         InProcess::start(state, &options.container, namespace, &session_options)?;
     let mut stdin = tokio::io::stdin();
     let mut stdout = tokio::io::stdout();
+    if options.for_bridge {
+        // What waits from before comes first, so that a bridge that is ready knows all of it.
+        let mut begin = String::new();
+        while let Ok(event) = events.try_recv() {
+            begin.push_str(&said(&event, true).unwrap_or_default());
+        }
+        begin.push_str(&lines::ready());
+        if write(&mut stdout, &begin).await.is_err() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
     let mut split = Lines::default();
     let mut buffer = vec![0u8; 8192];
     loop {
@@ -48,24 +59,17 @@ pub(super) async fn session(options: Session) -> Result<ExitCode> {
             _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
             _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
             event = events.recv() => {
-                let line = match event {
-                    Some(Event::Blocked(request)) => lines::pending(&request),
-                    Some(Event::Applied { request, action, ok }) => {
-                        lines::verdict_applied(&request, action, ok)
-                    }
-                    Some(Event::Lost(count)) if options.for_bridge => lines::events_lost(count),
-                    Some(Event::Lost(count)) => {
-                        eprintln!("shield-bridge: {count} events were lost");
-                        continue;
-                    }
-                    Some(Event::Gone) | None => return Ok(ExitCode::SUCCESS),
+                let Some(event) = event.filter(|e| *e != Event::Gone) else {
+                    return Ok(ExitCode::SUCCESS);
                 };
-                let written = async {
-                    stdout.write_all(line.as_bytes()).await?;
-                    stdout.flush().await
+                let Some(line) = said(&event, options.for_bridge) else {
+                    continue;
                 };
                 tokio::select! {
-                    written = written => written.map_err(failed("writing to standard output"))?,
+                    // Who does not read any more asks nothing more.
+                    written = write(&mut stdout, &line) => if written.is_err() {
+                        return Ok(ExitCode::SUCCESS);
+                    },
                     _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
                     _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
                 }
@@ -88,8 +92,7 @@ pub(super) async fn session(options: Session) -> Result<ExitCode> {
                         },
                         Ok(Some(Input::AllowAll(time))) if options.for_bridge => {
                             let line = lines::allow_all_applied(session.allow_all(time));
-                            let _ = stdout.write_all(line.as_bytes()).await;
-                            let _ = stdout.flush().await;
+                            let _ = write(&mut stdout, &line).await;
                             continue;
                         }
                         Ok(Some(Input::AllowAll(_))) => "unknown type".into(),
@@ -100,4 +103,28 @@ pub(super) async fn session(options: Session) -> Result<ExitCode> {
             }
         }
     }
+}
+
+/// The line that says what happened. What the original does not say goes to standard error, unless our own
+/// bridge listens.
+fn said(event: &Event, for_bridge: bool) -> Option<String> {
+    match event {
+        Event::Blocked(request) => Some(lines::pending(request)),
+        Event::Applied {
+            request,
+            action,
+            ok,
+        } => Some(lines::verdict_applied(request, *action, *ok)),
+        Event::Lost(count) if for_bridge => Some(lines::events_lost(*count)),
+        Event::Lost(count) => {
+            eprintln!("shield-bridge: {count} events were lost");
+            None
+        }
+        Event::Gone => None,
+    }
+}
+
+async fn write(stdout: &mut tokio::io::Stdout, text: &str) -> std::io::Result<()> {
+    stdout.write_all(text.as_bytes()).await?;
+    stdout.flush().await
 }

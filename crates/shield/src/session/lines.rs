@@ -43,6 +43,7 @@ enum Out<'a> {
     AllowAllApplied {
         ok: bool,
     },
+    Ready,
 }
 
 fn write(line: &Out<'_>) -> String {
@@ -81,6 +82,11 @@ pub fn events_lost(count: u32) -> String {
 /// An `allow_all_applied` line (ours).
 pub fn allow_all_applied(ok: bool) -> String {
     write(&Out::AllowAllApplied { ok })
+}
+
+/// A `ready` line (ours): the log is bound.
+pub fn ready() -> String {
+    write(&Out::Ready)
 }
 
 /// What comes in.
@@ -167,6 +173,8 @@ pub fn allow_all(duration: Duration) -> String {
 /// What a session says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
+    /// The session has begun.
+    Ready,
     /// A connection was blocked.
     Pending(Request),
     /// A verdict was tried.
@@ -198,6 +206,7 @@ pub fn output(line: &[u8]) -> Option<Output> {
             Action::parse(text("action")?)?,
             value.get("ok")?.as_bool()?,
         ),
+        "ready" => Output::Ready,
         "events_lost" => Output::Lost(number("count")?.try_into().ok()?),
         "allow_all_applied" => Output::AllowAll(value.get("ok")?.as_bool()?),
         _ => return None,

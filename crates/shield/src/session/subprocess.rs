@@ -29,6 +29,9 @@ use crate::state::{Journal, StateDir};
 /// How long a child may take to answer a verdict.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long another's program has to say, by ending, that it cannot do its work.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// Which program speaks.
 #[derive(Debug, Clone)]
 pub enum Program {
@@ -104,6 +107,7 @@ impl Subprocess {
         let (events, receiver) = mpsc::channel(EVENTS);
         let (input, lines) = mpsc::channel(256);
         let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = oneshot::channel();
         let mut keeper = Keeper {
             shared: shared.clone(),
             state,
@@ -112,15 +116,21 @@ impl Subprocess {
             program,
             events,
             lines,
+            ready: Some(ready),
         };
-        let mut child = keeper.spawn()?;
-        // A child that cannot do its work says so by ending. It has half a second; its bind takes a few
-        // milliseconds.
-        if let Ok(Ok(status)) = tokio::time::timeout(Duration::from_millis(500), child.wait()).await
-        {
-            return Err(ended(status, container, &keeper.state));
+        let first = keeper.spawn()?;
+        let grace = if ours { PATIENCE } else { GRACE };
+        let task = tokio::spawn(async move { keeper.run(first, stopped).await });
+        match tokio::time::timeout(grace, is_ready).await {
+            Ok(Ok(answer)) => answer?,
+            Ok(Err(_)) => return Err(Error::Internal("the session's keeper has ended")),
+            // Another's program says nothing until something is blocked.
+            Err(_) if !ours => {}
+            Err(_) => {
+                task.abort();
+                return Err(Error::Internal("the session program does not begin"));
+            }
         }
-        let task = tokio::spawn(async move { keeper.run(child, stopped).await });
         let session = Self {
             shared,
             task: Mutex::new(Some(task)),
@@ -241,6 +251,8 @@ struct Keeper {
     program: Program,
     events: mpsc::Sender<Event>,
     lines: mpsc::Receiver<String>,
+    /// Told once: the first child has begun, or why it has not.
+    ready: Option<oneshot::Sender<Result<()>>>,
 }
 
 impl Keeper {
@@ -318,6 +330,15 @@ impl Keeper {
                         }
                         return;
                     }
+                    if let Some(ready) = self.ready.take().filter(|r| !r.is_closed()) {
+                        let status = current.wait().await;
+                        let why = status.map_or_else(
+                            |e| Error::system("waiting for the session program".into(), e),
+                            |status| ended(status, &self.container, &self.state),
+                        );
+                        let _ = ready.send(Err(why));
+                        return;
+                    }
                     let _ = current.kill().await;
                     tracing::warn!(container = %self.container, "the session program has ended");
                 }
@@ -374,6 +395,12 @@ impl Keeper {
     }
 
     fn said(&mut self, output: Output) {
+        // Ours says that it is ready when it has said what waits from before.
+        if (output == Output::Ready || !self.shared.ours)
+            && let Some(ready) = self.ready.take()
+        {
+            let _ = ready.send(Ok(()));
+        }
         let mut guard = self.shared.lock();
         let inner = &mut *guard;
         let event = match output {
@@ -433,6 +460,7 @@ impl Keeper {
                     ok,
                 }
             }
+            Output::Ready => return,
             Output::Lost(count) => Event::Lost(count),
             Output::AllowAll(ok) => {
                 if let Some(answer) = inner.allow_all.take() {
