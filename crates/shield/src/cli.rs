@@ -371,7 +371,6 @@ fn run_up(options: Up) -> Result<ExitCode> {
         without_names: options.no_names,
     };
     let done = up::up(&state, &name, &found, &wishes)?;
-    // Directories below the default root are watched by bridges for all.
     println!(
         "{name}: up ({}), state in {}",
         done.short_id,

@@ -36,6 +36,11 @@ impl Namespace {
         let network: OwnedFd = std::fs::File::open(path)
             .map_err(|e| match e.kind() {
                 io::ErrorKind::NotFound => Error::Gone(path.display().to_string()),
+                io::ErrorKind::PermissionDenied => Error::Permission {
+                    what: format!("opening {}", path.display()),
+                    missing: "CAP_SYS_PTRACE",
+                    hint: "run this as the user who started the container, or as root".into(),
+                },
                 _ => Error::system(
                     format!("opening the network namespace {}", path.display()),
                     e,

@@ -199,7 +199,7 @@ impl Session {
     /// Ends the session. The rules stay.
     pub async fn stop(&self) {
         match self {
-            Self::InProcess(s) => s.stop(),
+            Self::InProcess(s) => s.stop().await,
             Self::Subprocess(s) => s.stop().await,
         }
     }

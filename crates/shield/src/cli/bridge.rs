@@ -1,7 +1,7 @@
 //! `shield-bridge bridge`: one process on the bus, for one container or for all.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub(super) async fn bridge(options: Command) -> Result<ExitCode> {
                 .unwrap_or_else(StateDir::default_root);
             StateDir::new(&path).create()?;
             let watched = Root::new(path)?;
-            process.add_new(&watched.path).await;
+            process.add_new(&watched).await;
             root = Some(watched);
         }
     }
@@ -72,7 +72,7 @@ pub(super) async fn bridge(options: Command) -> Result<ExitCode> {
             changed = Root::changed(&mut root) => {
                 changed?;
                 if let Some(root) = &root {
-                    process.add_new(&root.path).await;
+                    process.add_new(root).await;
                 }
             }
         }
@@ -127,8 +127,9 @@ impl Process {
     }
 
     /// Begins to serve the containers below `root` that are up, and not yet served.
-    async fn add_new(&mut self, root: &Path) {
-        for state in StateDir::all(root) {
+    async fn add_new(&mut self, root: &Root) {
+        root.watch_below();
+        for state in StateDir::all(&root.path) {
             let target = match state.target() {
                 Ok(Some(target)) => target,
                 Ok(None) => continue,
@@ -244,11 +245,24 @@ impl Root {
         let failed = |e: std::io::Error| Error::system(format!("watching {}", path.display()), e);
         let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
             .map_err(|e| failed(e.into()))?;
-        // `up` puts this file there when a container's directory is complete.
-        let events = inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CLOSE_WRITE;
+        let events = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&fd, &path, events).map_err(|e| failed(e.into()))?;
         let watch = crate::system::watch(fd).map_err(failed)?;
         Ok(Self { path, watch })
+    }
+
+    /// Watches the containers' directories: `up` renames a file to `target.json` when all is there. A
+    /// directory that is watched already stays so.
+    fn watch_below(&self) {
+        for entry in std::fs::read_dir(&self.path)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let events = inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::ONLYDIR;
+            // What is no directory is no container's.
+            let _ = inotify::add_watch(self.watch.get_ref(), entry.path(), events);
+        }
     }
 
     /// Returns when something has changed; never without a directory.

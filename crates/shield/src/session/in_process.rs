@@ -74,7 +74,8 @@ struct Inner {
     unasked: u64,
     /// Lost, and not yet told.
     lost: u64,
-    _lock: Lock,
+    /// The right to be the only bridge.
+    alone: Option<Lock>,
 }
 
 impl InProcess {
@@ -129,7 +130,7 @@ impl InProcess {
                 audit,
                 unasked,
                 lost: 0,
-                _lock: lock,
+                alone: Some(lock),
             }),
             events,
             gone: AtomicBool::new(false),
@@ -185,17 +186,25 @@ impl InProcess {
         }
     }
 
-    /// Ends the session.
-    pub fn stop(&self) {
-        for task in lock(&self.tasks).drain(..) {
+    /// Ends the session: when this returns, the log is free for another reader, and port 53 too.
+    pub async fn stop(&self) {
+        let tasks: Vec<_> = lock(&self.tasks).drain(..).collect();
+        for task in &tasks {
             task.abort();
         }
+        for task in tasks {
+            let _ = task.await;
+        }
+        self.shared.gone.store(true, Ordering::Release);
+        self.shared.lock().alone = None;
     }
 }
 
 impl Drop for InProcess {
     fn drop(&mut self) {
-        self.stop();
+        for task in lock(&self.tasks).drain(..) {
+            task.abort();
+        }
     }
 }
 
