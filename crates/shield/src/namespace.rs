@@ -8,15 +8,48 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::system::{self, Wanted};
 
+/// Where a namespace was found, and which one it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Place {
+    /// Whether the path still leads to this namespace. Our own sockets keep a namespace alive in the
+    /// kernel, so whether its container is gone can only be seen from where it was found.
+    pub fn is_still_there(&self) -> bool {
+        rustix::fs::stat(&self.path).is_ok_and(|s| (s.st_dev, s.st_ino) == self.identity)
+    }
+
+    /// Opens it again.
+    ///
+    /// # Errors
+    /// If it is not there any more, or not the same.
+    pub fn open(&self) -> Result<Namespace> {
+        let namespace = Namespace::open(&self.path)?;
+        if namespace.place == *self {
+            Ok(namespace)
+        } else {
+            Err(Error::Gone(self.path.display().to_string()))
+        }
+    }
+
+    /// The process by which it was found.
+    pub(crate) fn process(&self) -> Option<rustix::process::Pid> {
+        let rest = self.path.strip_prefix("/proc").ok()?;
+        let pid = rest.components().next()?.as_os_str().to_str()?;
+        rustix::process::Pid::from_raw(pid.parse().ok()?)
+    }
+}
+
 /// A network namespace that was found and opened.
 #[derive(Debug)]
 pub struct Namespace {
-    /// Where it was found: for messages, and to see whether it is still there.
-    path: PathBuf,
+    place: Place,
     network: OwnedFd,
     /// The user namespace that owns it. `None` if it is not ours to see: then we cannot act there either.
     user: Option<OwnedFd>,
-    identity: (u64, u64),
 }
 
 /// The sockets of a resolver inside a namespace.
@@ -59,8 +92,10 @@ impl Namespace {
             )));
         }
         Ok(Self {
-            path: path.to_path_buf(),
-            identity: (stat.st_dev, stat.st_ino),
+            place: Place {
+                path: path.to_path_buf(),
+                identity: (stat.st_dev, stat.st_ino),
+            },
             user: user.ok(),
             network,
         })
@@ -75,26 +110,13 @@ impl Namespace {
     }
 
     /// Where it was found.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Whether both are the same namespace.
     pub fn is(&self, other: &Self) -> bool {
-        self.identity == other.identity
-    }
-
-    /// Whether the path still leads to this namespace. Our own sockets keep a namespace alive in the
-    /// kernel, so whether its container is gone can only be seen from where it was found.
-    pub fn is_still_there(&self) -> bool {
-        rustix::fs::stat(&self.path).is_ok_and(|s| (s.st_dev, s.st_ino) == self.identity)
-    }
-
-    /// The process by which it was found.
-    pub(crate) fn process(&self) -> Option<rustix::process::Pid> {
-        let rest = self.path.strip_prefix("/proc").ok()?;
-        let pid = rest.components().next()?.as_os_str().to_str()?;
-        rustix::process::Pid::from_raw(pid.parse().ok()?)
+        self.place.identity == other.place.identity
     }
 
     /// Whether a process in it could change the rules: its user namespace owns the network namespace, and
@@ -190,7 +212,7 @@ impl Namespace {
     /// Explains why entering failed: which capability is missing, and who has it.
     pub(crate) fn entering(&self, error: io::Error) -> Error {
         if error.raw_os_error() != Some(libc::EPERM) {
-            return Error::system(format!("entering {}", self.path.display()), error);
+            return Error::system(format!("entering {}", self.place.path.display()), error);
         }
         let owner = self
             .user
@@ -198,7 +220,7 @@ impl Namespace {
             .and_then(|u| system::owner_uid(u.as_fd()).ok());
         let me = rustix::process::geteuid().as_raw();
         Error::Permission {
-            what: format!("entering {}", self.path.display()),
+            what: format!("entering {}", self.place.path.display()),
             missing: "CAP_SYS_ADMIN and CAP_NET_ADMIN",
             hint: match owner {
                 Some(uid) if uid != me => format!(

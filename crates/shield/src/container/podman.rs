@@ -22,8 +22,11 @@ pub struct Roots {
 /// The roots that the calling user's podman uses.
 pub fn roots() -> Vec<Roots> {
     let uid = rustix::process::geteuid();
+    // Podman, too, looks at this first (containers-storage.conf(5)).
+    let named = std::env::var_os("CONTAINERS_STORAGE_CONF").map(PathBuf::from);
     if uid.is_root() {
-        let (graph, run) = configured(Path::new("/etc/containers/storage.conf"));
+        let file = named.unwrap_or_else(|| "/etc/containers/storage.conf".into());
+        let (graph, run) = configured(&file);
         return vec![Roots {
             graph: graph.unwrap_or_else(|| "/var/lib/containers/storage".into()),
             run: run.unwrap_or_else(|| "/run/containers/storage".into()),
@@ -36,7 +39,8 @@ pub fn roots() -> Vec<Roots> {
             .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(below)))
     };
     let config = dir("XDG_CONFIG_HOME", ".config").unwrap_or_default();
-    let (graph, run) = configured(&config.join("containers/storage.conf"));
+    let file = named.unwrap_or_else(|| config.join("containers/storage.conf"));
+    let (graph, run) = configured(&file);
     let data = dir("XDG_DATA_HOME", ".local/share").unwrap_or_default();
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(
         || format!("/run/user/{}", uid.as_raw()).into(),

@@ -20,7 +20,7 @@ use crate::audit::AuditLog;
 use crate::dns::Name;
 use crate::error::{Error, Result};
 use crate::names::{self, Decision, Names};
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, Place};
 use crate::nflog::{Log, Reason};
 use crate::nftables::{Change, FAMILIES, Key, Set, Table};
 use crate::packet::Destination;
@@ -150,7 +150,9 @@ impl InProcess {
                 Err(error) => tracing::warn!(container, %error, "names are not served"),
             }
         }
-        tasks.push(tokio::spawn(watch_container(shared.clone(), namespace)));
+        // The namespace itself is let go: a file that it is mounted on can be unmounted.
+        let place = namespace.place().clone();
+        tasks.push(tokio::spawn(watch_container(shared.clone(), place)));
         let session = Self {
             shared,
             tasks: Mutex::new(tasks),
@@ -679,16 +681,16 @@ async fn count_losses(shared: Arc<Shared>) {
 }
 
 /// Waits for the container's end.
-async fn watch_container(shared: Arc<Shared>, namespace: Namespace) {
-    let process = namespace.process().and_then(|pid| {
+async fn watch_container(shared: Arc<Shared>, place: Place) {
+    let process = place.process().and_then(|pid| {
         rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
     });
     match process.and_then(|fd| system::watch(fd).ok()) {
-        Some(process) if namespace.is_still_there() => {
+        Some(process) if place.is_still_there() => {
             let _ = process.readable().await;
         }
         _ => {
-            while namespace.is_still_there() {
+            while place.is_still_there() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }

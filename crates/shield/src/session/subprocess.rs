@@ -6,7 +6,7 @@
 //! original's counts from 1 whenever it starts; its numbers are translated, so that an old answer never meets
 //! a new question.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
@@ -22,7 +22,7 @@ use super::lines::{self, Lines, Output};
 use super::{Action, EVENTS, Event, Outcome, State, Verdict};
 use crate::audit::AuditLog;
 use crate::error::{Error, Result};
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, Place};
 use crate::pending::{Asked, Pending, Request};
 use crate::state::{Journal, StateDir};
 
@@ -66,7 +66,10 @@ struct Inner {
     /// Ours to the child's, of the child that runs now.
     to_child: HashMap<u64, u64>,
     from_child: HashMap<u64, u64>,
-    verdicts: HashMap<u64, oneshot::Sender<bool>>,
+    /// Verdicts that the child has not answered.
+    verdicts: HashMap<u64, (Verdict, oneshot::Sender<bool>)>,
+    /// What a child that has just begun says that it waits for.
+    listed: HashSet<u64>,
     allow_all: Option<oneshot::Sender<bool>>,
     audit: Option<AuditLog>,
     journal: Option<Journal>,
@@ -112,10 +115,11 @@ impl Subprocess {
             shared: shared.clone(),
             state,
             container: container.to_owned(),
-            namespace,
+            place: namespace.place().clone(),
             program,
             events,
             lines,
+            again: String::new(),
             ready: Some(ready),
         };
         let first = keeper.spawn()?;
@@ -152,7 +156,7 @@ impl Subprocess {
             let Some(line) = lines::verdict(child_id, verdict, self.shared.ours) else {
                 return Outcome::Failed;
             };
-            inner.verdicts.insert(id, answer);
+            inner.verdicts.insert(id, (verdict, answer));
             line
         };
         if self.input.send(line).await.is_err() {
@@ -247,16 +251,20 @@ struct Keeper {
     shared: Arc<Shared>,
     state: StateDir,
     container: String,
-    namespace: Namespace,
+    place: Place,
     program: Program,
     events: mpsc::Sender<Event>,
     lines: mpsc::Receiver<String>,
+    /// Verdicts that were told to a child that died.
+    again: String,
     /// Told once: the first child has begun, or why it has not.
     ready: Option<oneshot::Sender<Result<()>>>,
 }
 
 impl Keeper {
     fn spawn(&self) -> Result<Child> {
+        // Held until the process was started.
+        let mut inside = None;
         let mut command = match &self.program {
             Program::Ours { resolvers } => {
                 let mut command = std::process::Command::new("/proc/self/exe");
@@ -273,7 +281,9 @@ impl Keeper {
                     .ok_or_else(|| Error::Usage("the session command is empty".into()))?;
                 let mut command = std::process::Command::new(program);
                 command.args(arguments);
-                self.namespace.enter_before_exec(&mut command);
+                let namespace = self.place.open()?;
+                namespace.enter_before_exec(&mut command);
+                inside = Some(namespace);
                 command
             }
         };
@@ -295,8 +305,8 @@ impl Keeper {
                 let name = words
                     .first()
                     .map_or_else(String::new, |w| w.to_string_lossy().into_owned());
-                if e.raw_os_error() == Some(libc::EPERM) {
-                    self.namespace.entering(e)
+                if let (Some(libc::EPERM), Some(inside)) = (e.raw_os_error(), &inside) {
+                    inside.entering(e)
                 } else {
                     Error::system(format!("starting the session program {name}"), e)
                 }
@@ -345,7 +355,7 @@ impl Keeper {
                 Err(error) => tracing::warn!(container = %self.container, %error, "no session"),
             }
             self.forget_child();
-            if !self.namespace.is_still_there() {
+            if !self.place.is_still_there() {
                 self.shared.lock().gone = true;
                 let _ = self.events.send(Event::Gone).await;
                 return;
@@ -371,6 +381,7 @@ impl Keeper {
         let mut split = Lines::default();
         let mut buffer = [0u8; 8192];
         let mut look = tokio::time::interval(Duration::from_secs(1));
+        let mut begun = !self.shared.ours;
         loop {
             tokio::select! {
                 _ = &mut *stopped => return true,
@@ -379,17 +390,24 @@ impl Keeper {
                     Ok(length) => {
                         for line in split.push(&buffer[..length]).into_iter().flatten() {
                             match lines::output(&line) {
-                                Some(output) => self.said(output),
+                                Some(output) => {
+                                    begun |= output == Output::Ready;
+                                    self.said(output);
+                                }
                                 None => tracing::warn!(container = %self.container, "the session said something unknown"),
                             }
                         }
+                        let again = std::mem::take(&mut self.again);
+                        if !again.is_empty() && stdin.write_all(again.as_bytes()).await.is_err() {
+                            return false;
+                        }
                     }
                 },
-                line = self.lines.recv() => match line {
+                line = self.lines.recv(), if begun => match line {
                     Some(line) => if stdin.write_all(line.as_bytes()).await.is_err() { return false },
                     None => return true,
                 },
-                _ = look.tick() => if !self.namespace.is_still_there() { return false },
+                _ = look.tick() => if !self.place.is_still_there() { return false },
             }
         }
     }
@@ -405,6 +423,7 @@ impl Keeper {
         let inner = &mut *guard;
         let event = match output {
             Output::Pending(said) => {
+                inner.listed.insert(said.id);
                 let request = match inner.from_child.get(&said.id).copied() {
                     Some(id) => match inner.pending.get(id) {
                         // The child says that it still waits.
@@ -422,11 +441,9 @@ impl Keeper {
                         request
                     }
                 };
-                let detail = format!(
-                    "{} id {}",
-                    crate::packet::protocol_name(request.dest.proto),
-                    request.id
-                );
+                let line = crate::profile::destination_line(request.dest);
+                let port = line.split_once(' ').map_or("", |(_, rest)| rest);
+                let detail = format!("{port} id {}", request.id);
                 write_down(inner, "blocked", &request, &detail);
                 Event::Blocked(request)
             }
@@ -451,7 +468,7 @@ impl Keeper {
                     inner.to_child.remove(&id);
                     inner.from_child.remove(&child_id);
                 }
-                if let Some(answer) = inner.verdicts.remove(&id) {
+                if let Some((_, answer)) = inner.verdicts.remove(&id) {
                     let _ = answer.send(ok);
                 }
                 Event::Applied {
@@ -460,7 +477,11 @@ impl Keeper {
                     ok,
                 }
             }
-            Output::Ready => return,
+            Output::Ready => {
+                drop(guard);
+                self.take_stock();
+                return;
+            }
             Output::Lost(count) => Event::Lost(count),
             Output::AllowAll(ok) => {
                 if let Some(answer) = inner.allow_all.take() {
@@ -476,15 +497,40 @@ impl Keeper {
         }
     }
 
+    /// A child of ours has said all that waits. What we believed to wait and it does not name was answered
+    /// before its predecessor died; what waits and has its answer here already is to be told again.
+    fn take_stock(&mut self) {
+        let mut guard = self.shared.lock();
+        let inner = &mut *guard;
+        while self.lines.try_recv().is_ok() {}
+        let known: Vec<_> = inner.pending.iter().map(|r| r.id).collect();
+        for id in known {
+            if !inner.listed.contains(&id) {
+                inner.pending.close(id);
+                inner.to_child.remove(&id);
+                inner.from_child.remove(&id);
+                if let Some((_, answer)) = inner.verdicts.remove(&id) {
+                    let _ = answer.send(true);
+                }
+            }
+        }
+        self.again = inner
+            .verdicts
+            .iter()
+            .filter_map(|(id, (verdict, _))| lines::verdict(*id, *verdict, true))
+            .collect();
+    }
+
     /// The child is gone. The next one of ours takes its questions up; those of another cannot be answered
     /// any more, and are asked again when the container tries again.
     fn forget_child(&self) {
         let mut inner = self.shared.lock();
-        inner.verdicts.clear();
+        inner.listed.clear();
         inner.allow_all = None;
         if self.shared.ours {
             return;
         }
+        inner.verdicts.clear();
         let ids: Vec<_> = inner.pending.iter().map(|r| r.id).collect();
         for id in ids {
             inner.pending.close(id);

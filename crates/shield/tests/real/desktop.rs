@@ -50,7 +50,7 @@ fn cannot_show() -> Option<String> {
     cannot().or_else(|| {
         [
             ("dunst", "--version"),
-            ("xdotool", "version"),
+            ("xdotool", "--version"),
             ("Xvfb", "-help"),
         ]
         .into_iter()

@@ -126,7 +126,7 @@ async fn containers_that_come_up_or_go_later_are_served_or_left_without_a_restar
     assert!(!net.tcp(V4, 443));
     assert_eq!(client.blocked_at(V4, 443).await.0, "second");
 
-    first.net.container.kill();
+    first.net.end();
     client.wait_until_gone(&first.bus_name()).await;
     assert_eq!(
         client.pending(&second).await.len(),

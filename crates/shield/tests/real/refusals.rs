@@ -258,7 +258,7 @@ async fn a_container_that_goes_takes_its_name_with_it_and_a_verdict_is_an_error(
         let name = shielded.bus_name();
         assert!(!shielded.net.tcp(V4, 443));
         let request = client.blocked_at(V4, 443).await.5;
-        shielded.net.container.kill();
+        shielded.net.end();
         client.wait_until_gone(&name).await;
         let verdict: zbus::Result<bool> = client
             .call(

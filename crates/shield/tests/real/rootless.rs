@@ -51,28 +51,8 @@ async fn an_ordinary_user_serves_a_container_of_their_own_and_nobody_elses() {
     let Some(container) = rootless_container() else {
         skip!("an ordinary user cannot make user namespaces here");
     };
-    let mut net = Net::new();
-    // Move the container's end of the cable to the rootless one.
-    let link = inside_run(net.pid(), "ip -o link show type veth")
-        .split(": ")
-        .nth(1)
-        .unwrap()
-        .split('@')
-        .next()
-        .unwrap()
-        .to_owned();
-    inside_run(
-        net.pid(),
-        &format!("ip link set {link} netns {}", container.pid()),
-    );
-    inside_run(
-        container.pid(),
-        &format!(
-            "ip addr add 203.0.113.2/24 dev {link}; ip -6 addr add 2001:db8::2/64 dev {link} nodad;
-         ip link set {link} up; ip route add default via {V4}; ip -6 route add default via {V6}"
-        ),
-    );
-    net.container = container;
+    let mut net = Net::around(container.pid());
+    net.container = Some(container);
     net.serve_tcp(443);
 
     // A directory of the user's, a copy of the program that they may read, and a bus of theirs.

@@ -149,31 +149,42 @@ fn namespace_process() -> Process {
 /// The container has 203.0.113.2 and 2001:db8::2. The peer has 203.0.113.1 and 2001:db8::1, and takes
 /// whatever is sent to 198.18.0.0/15 as its own.
 pub struct Net {
-    pub container: Process,
+    /// The container's first process, if it is ours.
+    pub container: Option<Process>,
     pub peer: Process,
+    pid: u32,
 }
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Net {
     pub fn new() -> Self {
+        let container = namespace_process();
+        let mut net = Self::around(container.pid());
+        net.container = Some(container);
+        net
+    }
+
+    /// A network for a container that exists already.
+    pub fn around(container: u32) -> Self {
         let net = Self {
-            container: namespace_process(),
+            container: None,
             peer: namespace_process(),
+            pid: container,
         };
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let (inside, outside) = (format!("c{number}"), format!("p{number}"));
-        let (container, peer) = (net.container.pid(), net.peer.pid());
+        let peer = net.peer.pid();
         run(command("ip")
             .args(["link", "add", &inside, "netns"])
             .arg(container.to_string())
             .args(["type", "veth", "peer", "name", &outside, "netns"])
             .arg(peer.to_string()));
         inside_run(container, &format!(
-            "ip addr add 203.0.113.2/24 dev {inside}; ip -6 addr add 2001:db8::2/64 dev {inside} nodad;
+            "ip link set lo up; ip addr add 203.0.113.2/24 dev {inside}; ip -6 addr add 2001:db8::2/64 dev {inside} nodad
              ip link set {inside} up; ip route add default via {V4}; ip -6 route add default via {V6}"));
         inside_run(peer, &format!(
-            "ip addr add {V4}/24 dev {outside}; ip -6 addr add {V6}/64 dev {outside} nodad;
+            "ip addr add {V4}/24 dev {outside}; ip -6 addr add {V6}/64 dev {outside} nodad
              ip link set {outside} up; ip route add local 198.18.0.0/15 dev lo
              nft add table inet counted
              nft add chain inet counted in '{{ type filter hook prerouting priority -300; }}'
@@ -183,7 +194,12 @@ impl Net {
     }
 
     pub fn pid(&self) -> u32 {
-        self.container.pid()
+        self.pid
+    }
+
+    /// The container ends.
+    pub fn end(&mut self) {
+        self.container = None;
     }
 
     /// How many TCP, UDP and ICMP packets of the container have come out.

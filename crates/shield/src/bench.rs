@@ -1,3 +1,0 @@
-//! Measures the bridge against its specification.
-
-fn main() {}
