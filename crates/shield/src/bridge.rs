@@ -181,7 +181,7 @@ impl Shield1 {
 
 struct Shield2(Arc<Registry>);
 
-/// A question as [`Shield2::list_pending`] gives it: container, address, port, protocol, name, request id.
+/// A question as `ListPending` gives it: container, address, port, protocol, name, request id.
 pub type PendingRow = (String, String, u16, u16, String, String);
 
 #[interface(name = "org.terok.Shield2")]
@@ -351,7 +351,8 @@ impl Bridge {
         let container_id = state.container_id()?;
         let (session, events) = match way {
             Way::InProcess(options) => {
-                let (session, events) = InProcess::start(state, container, namespace, &options)?;
+                let (session, events) =
+                    InProcess::start(state, container, namespace, &options).await?;
                 (Session::InProcess(session), events)
             }
             Way::Subprocess(program) => {

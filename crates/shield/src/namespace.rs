@@ -172,23 +172,25 @@ impl Namespace {
             .flat_map(|a| [Wanted::Udp(*a), Wanted::Tcp(*a)])
             .collect();
         let mut found = NameSockets::default();
-        let mut first_error = None;
         for (wanted, socket) in wanted.iter().zip(self.open_sockets(&wanted)?) {
             match (wanted, socket) {
                 (Wanted::Udp(_), Ok(fd)) => found.udp.push(fd),
                 (_, Ok(fd)) => found.tcp.push(fd),
+                // The container has no such addresses.
+                (_, Err(e))
+                    if matches!(
+                        e.raw_os_error(),
+                        Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)
+                    ) => {}
                 (_, Err(e)) => {
-                    first_error.get_or_insert(e);
+                    return Err(Error::system(
+                        "listening on port 53 of the container's loopback address".into(),
+                        e,
+                    ));
                 }
             }
         }
-        match (found.udp.is_empty(), first_error) {
-            (true, Some(e)) => Err(Error::system(
-                "listening on port 53 of the container's loopback address".into(),
-                e,
-            )),
-            _ => Ok(found),
-        }
+        Ok(found)
     }
 
     fn open_sockets(&self, wanted: &[Wanted]) -> Result<Vec<io::Result<OwnedFd>>> {

@@ -5,7 +5,7 @@
 //! beginning of a packet is copied.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use crate::netlink::{self, Socket};
 use crate::packet::{self, Destination};
@@ -16,6 +16,7 @@ pub(crate) const GROUP: u16 = 100;
 const SUBSYSTEM: u16 = 4;
 const MESSAGE_PACKET: u16 = 0;
 const MESSAGE_CONFIG: u16 = 1;
+const CONFIG: u16 = SUBSYSTEM << 8 | MESSAGE_CONFIG;
 
 const CONFIG_COMMAND: u16 = 1;
 const CONFIG_MODE: u16 = 2;
@@ -24,6 +25,7 @@ const CONFIG_THRESHOLD: u16 = 5;
 const CONFIG_FLAGS: u16 = 6;
 
 const COMMAND_BIND: u8 = 1;
+const COMMAND_UNBIND: u8 = 2;
 const COPY_PACKET: u8 = 2;
 const FLAG_SEQUENCE: u16 = 1;
 
@@ -94,19 +96,34 @@ impl AsRawFd for Log {
     }
 }
 
+impl Drop for Log {
+    fn drop(&mut self) {
+        // A child that was forked a moment ago may still have a copy of the descriptor; the next reader must
+        // not have to wait for its end.
+        let _ = self.socket.request(CONFIG, 0, GROUP, |m| {
+            m.attribute(CONFIG_COMMAND, &[COMMAND_UNBIND]);
+        });
+    }
+}
+
 impl Log {
     /// Binds the group on a socket that was opened in the container's network namespace.
     ///
     /// # Errors
     /// `EPERM` or `EBUSY` if another reader has the group, or without `CAP_NET_ADMIN`.
-    pub(crate) fn bind(fd: OwnedFd) -> io::Result<Self> {
-        let mut socket = Socket::new(fd);
-        socket.enlarge_buffer();
-        let config = SUBSYSTEM << 8 | MESSAGE_CONFIG;
-        socket.request(config, 0, GROUP, |m| {
+    pub(crate) fn bind(socket: &mut Socket) -> io::Result<()> {
+        socket.request(CONFIG, 0, GROUP, |m| {
             m.attribute(CONFIG_COMMAND, &[COMMAND_BIND]);
-        })?;
-        socket.request(config, 0, GROUP, |m| {
+        })
+    }
+
+    /// Begins to read from a socket that has bound the group.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub(crate) fn begin(mut socket: Socket) -> io::Result<Self> {
+        socket.enlarge_buffer();
+        socket.request(CONFIG, 0, GROUP, |m| {
             let mut mode = COPY.to_be_bytes().to_vec();
             mode.extend_from_slice(&[COPY_PACKET, 0]);
             m.attribute(CONFIG_MODE, &mode);

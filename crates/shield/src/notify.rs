@@ -5,7 +5,7 @@
 //! - No action is the default one: a click on the body of a notification allows nothing.
 //! - The server is never introspected: servers are known whose introspection lacks `ActionInvoked`.
 //! - What comes from a container is plain text, and markup only where the server says that it reads it.
-//! - At most [`SHOWN`] are shown at a time; one more says how many wait.
+//! - At most `SHOWN` are shown at a time; one more says how many wait.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 

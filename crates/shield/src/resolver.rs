@@ -5,19 +5,19 @@
 //! answer is passed on, so the connection that follows passes at the first try. A denied name is answered
 //! with "does not exist".
 //!
-//! Bounds: [`IN_FLIGHT`] questions at a time for a container, [`TCP_CLIENTS`] TCP clients, a time limit on
+//! Bounds: `IN_FLIGHT` questions at a time for a container, `TCP_CLIENTS` TCP clients, a time limit on
 //! each; what is beyond is not answered, as UDP permits, and asked again by its client.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::dns::{self, Question};
@@ -41,25 +41,29 @@ pub fn system_resolvers() -> Vec<SocketAddr> {
         .collect()
 }
 
-/// Serves the sockets.
-pub(crate) fn serve(
+/// A server of one socket; it runs until it is dropped.
+pub(crate) type Server = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What serves these sockets.
+pub(crate) fn servers(
     shared: &Arc<Shared>,
     sockets: NameSockets,
     resolvers: &[SocketAddr],
-) -> Vec<JoinHandle<()>> {
+) -> Vec<Server> {
     let forward = Arc::new(Forward {
         shared: shared.clone(),
         resolvers: resolvers.to_vec(),
         in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
         clients: Arc::new(Semaphore::new(TCP_CLIENTS)),
     });
-    let udp = sockets.udp.into_iter().filter_map(|fd| to_udp(fd).ok());
-    let tcp = sockets.tcp.into_iter().filter_map(|fd| to_tcp(fd).ok());
-    let mut tasks: Vec<_> = udp
-        .map(|socket| tokio::spawn(serve_udp(forward.clone(), socket)))
-        .collect();
-    tasks.extend(tcp.map(|listener| tokio::spawn(serve_tcp(forward.clone(), listener))));
-    tasks
+    let mut servers: Vec<Server> = Vec::new();
+    for socket in sockets.udp.into_iter().filter_map(|fd| to_udp(fd).ok()) {
+        servers.push(Box::pin(serve_udp(forward.clone(), socket)));
+    }
+    for listener in sockets.tcp.into_iter().filter_map(|fd| to_tcp(fd).ok()) {
+        servers.push(Box::pin(serve_tcp(forward.clone(), listener)));
+    }
+    servers
 }
 
 fn to_udp(fd: OwnedFd) -> io::Result<UdpSocket> {

@@ -102,7 +102,15 @@ pub struct StateDir {
 
 /// The right to be the only bridge of a container, until it is dropped.
 #[derive(Debug)]
-pub struct Lock(#[allow(dead_code, reason = "held, not used")] File);
+pub struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A child that was forked a moment ago may still have a copy of the descriptor: closing ours would
+        // not be enough.
+        let _ = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock);
+    }
+}
 
 impl StateDir {
     /// A directory that may exist or not.

@@ -292,6 +292,7 @@ impl Prepared {
 
 /// What the child does. Makes system calls only, and ends the process.
 fn child(to: RawFd, network: RawFd, user: Option<RawFd>, prepared: &[Prepared]) -> ! {
+    keep_only([to, network, user.unwrap_or(to)]);
     match enter(network, user) {
         Err(error) => send(to, error, None),
         Ok(()) => {
@@ -306,6 +307,24 @@ fn child(to: RawFd, network: RawFd, user: Option<RawFd>, prepared: &[Prepared]) 
     }
     // SAFETY: ends the process without running anything of the parent's.
     unsafe { libc::_exit(0) }
+}
+
+/// Closes every descriptor but three, so that nothing of the parent's stays open because of us: the ports it
+/// listens on, the log it reads. Makes system calls only. An old kernel refuses; then they stay open for as
+/// long as the child lives, which is a millisecond.
+fn keep_only(mut kept: [RawFd; 3]) {
+    kept.sort_unstable();
+    let mut from = 0u32;
+    for fd in kept {
+        let fd = fd.unsigned_abs();
+        if from < fd {
+            // SAFETY: closes descriptors of this process, none of which is used afterwards.
+            unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0u32) };
+        }
+        from = fd + 1;
+    }
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_close_range, from, u32::MAX, 0u32) };
 }
 
 /// Sends an error number, and a descriptor if there is one. Makes system calls only.

@@ -37,7 +37,7 @@ pub(super) async fn session(options: Session) -> Result<ExitCode> {
         must_ask: true,
     };
     let (session, mut events) =
-        InProcess::start(state, &options.container, namespace, &session_options)?;
+        InProcess::start(state, &options.container, namespace, &session_options).await?;
     let mut stdin = tokio::io::stdin();
     let mut stdout = tokio::io::stdout();
     if options.for_bridge {

@@ -36,7 +36,7 @@ pub(crate) async fn bridges(connection: &Connection) -> Result<Vec<String>> {
         )
         .await
         .map_err(failed)?;
-    let names: Vec<String> = reply.body().deserialize().map_err(|e| failed(e.into()))?;
+    let names: Vec<String> = reply.body().deserialize().map_err(failed)?;
     let mut names: Vec<_> = names
         .into_iter()
         .filter(|n| n.starts_with(BUS_NAME_PREFIX))
@@ -52,7 +52,7 @@ pub(crate) async fn list_pending(connection: &Connection, bridge: &str) -> Resul
         .call_method(Some(bridge), PATHS[0], Some(INTERFACE2), "ListPending", &())
         .await
         .map_err(failed)?;
-    reply.body().deserialize().map_err(|e| failed(e.into()))
+    reply.body().deserialize().map_err(failed)
 }
 
 /// What waits at all bridges, with the bridge.
@@ -167,7 +167,7 @@ pub(super) async fn answer(options: Answer, action: Action) -> Result<ExitCode> 
         )
         .await
         .map_err(failed)?;
-    let ok: bool = reply.body().deserialize().map_err(|e| failed(e.into()))?;
+    let ok: bool = reply.body().deserialize().map_err(failed)?;
     let (_, dest, port, proto, domain, id) = row;
     if options.json {
         print(&format!(
@@ -212,7 +212,7 @@ pub(super) async fn allow_all(options: AllowAll) -> Result<ExitCode> {
             )
             .await
             .map_err(failed)?;
-        if reply.body().deserialize().map_err(|e| failed(e.into()))? {
+        if reply.body().deserialize().map_err(failed)? {
             return Ok(ExitCode::SUCCESS);
         }
     }

@@ -6,7 +6,6 @@
 //! - Ending, cleanly or not, leaves the rules as they are: closed.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +20,7 @@ use crate::dns::Name;
 use crate::error::{Error, Result};
 use crate::names::{self, Decision, Names};
 use crate::namespace::{Namespace, Place};
+use crate::netlink::Socket;
 use crate::nflog::{Log, Reason};
 use crate::nftables::{Change, FAMILIES, Key, Set, Table};
 use crate::packet::Destination;
@@ -33,6 +33,9 @@ use crate::system;
 
 /// A little less than the kernel's window: two processors may both log the first packet.
 const QUIET: Duration = Duration::from_millis(WINDOW_SECONDS as u64 * 1000 - 500);
+
+/// How long a bridge waits for another one to end.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How a session is to be held.
 #[derive(Debug, Clone, Default)]
@@ -84,7 +87,7 @@ impl InProcess {
     /// # Errors
     /// If the rules are not loaded, another reader has the log, or a capability is missing. Nothing is left
     /// behind then.
-    pub fn start(
+    pub async fn start(
         state: StateDir,
         container: &str,
         namespace: Namespace,
@@ -97,14 +100,17 @@ impl InProcess {
                 path: state.file("interactive").display().to_string(),
             });
         }
-        let lock = state.lock(container)?;
+        let lock = patiently(|| state.lock(container)).await?;
         let [log, changes] = namespace.netfilter_sockets::<2>()?;
         let mut table = Table::open(changes)
             .map_err(|e| no_permission(e, "reading the rules"))?
             .ok_or_else(|| Error::NotUp {
                 container: container.to_owned(),
             })?;
-        let log = bind(log, container)?;
+        let mut log = Socket::new(log);
+        patiently(|| bind(&mut log, container)).await?;
+        let log =
+            Log::begin(log).map_err(|e| Error::system("reading the kernel's log".into(), e))?;
         let audit_path = state.file("audit.jsonl");
         let audit = AuditLog::open(&audit_path, container)
             .map_err(|e| Error::system(format!("opening {}", audit_path.display()), e))?;
@@ -146,8 +152,17 @@ impl InProcess {
         ];
         if names_wanted {
             match namespace.name_sockets() {
-                Ok(sockets) => tasks.extend(resolver::serve(&shared, sockets, &options.resolvers)),
-                Err(error) => tracing::warn!(container, %error, "names are not served"),
+                Ok(sockets) => tasks.extend(
+                    resolver::servers(&shared, sockets, &options.resolvers)
+                        .into_iter()
+                        .map(tokio::spawn),
+                ),
+                Err(error) => {
+                    tracing::warn!(container, %error, "names are not served for now");
+                    let (shared, resolvers) = (shared.clone(), options.resolvers.clone());
+                    let place = namespace.place().clone();
+                    tasks.push(tokio::spawn(serve_names_later(shared, place, resolvers)));
+                }
             }
         }
         // The namespace itself is let go: a file that it is mounted on can be unmounted.
@@ -210,8 +225,22 @@ impl Drop for InProcess {
     }
 }
 
+/// Tries for a while what another bridge may stand in the way of: one that was killed needs a moment until
+/// its sessions are gone.
+async fn patiently<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        match attempt() {
+            Err(Error::Busy { .. }) if start.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Binds the log. Reading the rules was permitted, so if this is not, somebody else reads.
-fn bind(socket: OwnedFd, container: &str) -> Result<Log> {
+fn bind(socket: &mut Socket, container: &str) -> Result<()> {
     Log::bind(socket).map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM | libc::EBUSY) => Error::Busy {
             container: container.to_owned(),
@@ -676,6 +705,27 @@ async fn count_losses(shared: Arc<Shared>) {
                     inner.lost -= u64::from(lost);
                 }
             }
+        }
+    }
+}
+
+/// Serves names when port 53 in the container is free: a resolver of its own may have it.
+async fn serve_names_later(shared: Arc<Shared>, place: Place, resolvers: Vec<SocketAddr>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let opened = place.open().and_then(|namespace| namespace.name_sockets());
+        match opened {
+            Ok(sockets) => {
+                tracing::info!("names are served");
+                // They end with this task.
+                let mut tasks = tokio::task::JoinSet::new();
+                for server in resolver::servers(&shared, sockets, &resolvers) {
+                    tasks.spawn(server);
+                }
+                tasks.join_all().await;
+            }
+            Err(Error::Gone(_)) => return,
+            Err(_) => {}
         }
     }
 }

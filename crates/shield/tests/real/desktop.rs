@@ -217,10 +217,13 @@ async fn a_click_on_a_notification_becomes_a_verdict_and_the_connection_passes()
     );
 }
 
+/// Summary, body, actions and timeout of a notification.
+type Note = (String, String, Vec<String>, i32);
+
 /// A notification server that keeps what it is given, with markup, and invokes what it is told to.
 #[derive(Clone, Default)]
 struct Server {
-    notes: std::sync::Arc<std::sync::Mutex<Vec<(String, String, Vec<String>, i32)>>>,
+    notes: std::sync::Arc<std::sync::Mutex<Vec<Note>>>,
     closed: std::sync::Arc<std::sync::Mutex<Vec<u32>>>,
 }
 

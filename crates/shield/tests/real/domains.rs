@@ -333,3 +333,33 @@ async fn when_nobody_answers_a_question_fails_and_when_the_bridge_is_gone_nothin
     );
     assert_eq!(net.arrived(), before, "a question got out");
 }
+
+#[tokio::test]
+async fn a_container_with_a_resolver_of_its_own_is_served_names_when_that_lets_go() {
+    if let Some(why) = cannot() {
+        skip!("{why}");
+    }
+    let resolver = Resolver::new(&[("allowed.example", "198.18.0.1")]);
+    let shielded = Shielded::with("build", &[], "allowed.example\n");
+    shielded.net.serve_tcp(443);
+    let own = inside(shielded.net.pid(), || {
+        UdpSocket::bind("127.0.0.1:53").unwrap()
+    });
+    let bus = Bus::new();
+    let (_bridge, client) = shielded.bridge(&bus, &[&resolver.option()]).await;
+    assert!(!shielded.net.tcp(V4, 443));
+    client.blocked_at(V4, 443).await;
+    drop(own);
+    until("names are served", async || {
+        look_up(
+            &shielded.net,
+            "allowed.example",
+            dns::TYPE_A,
+            "198.51.100.53",
+            false,
+        )
+        .is_some()
+    })
+    .await;
+    assert!(shielded.net.tcp("198.18.0.1", 443));
+}

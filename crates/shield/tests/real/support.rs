@@ -583,7 +583,7 @@ impl Client {
         let reply = tokio::time::timeout(LIMIT, called)
             .await
             .unwrap_or_else(|_| panic!("{member} is not answered"))?;
-        Ok(reply.body().deserialize()?)
+        reply.body().deserialize()
     }
 
     /// The next signal of the bridge, of any kind.
