@@ -4,7 +4,7 @@
 //! what stands between the container and the network. What a verdict changes are elements of sets, and
 //! those go straight to the kernel: some 30 µs, where starting `nft` takes 6 ms.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -27,12 +27,17 @@ const GET_OBJECT: u16 = 19;
 const TABLE_NAME: u16 = 1;
 const SET_TABLE: u16 = 1;
 const SET_NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+const SET_TIMEOUT: u16 = 11;
 const LIST_TABLE: u16 = 1;
 const LIST_SET: u16 = 2;
 const LIST_ELEMENTS: u16 = 3;
 const LIST_ELEMENT: u16 = 1;
 const ELEMENT_KEY: u16 = 1;
+const ELEMENT_FLAGS: u16 = 3;
 const ELEMENT_TIMEOUT: u16 = 4;
+const ELEMENT_INTERVAL_END: u32 = 1;
+const FLAG_INTERVAL: u32 = 4;
 const DATA_VALUE: u16 = 1;
 const OBJECT_TABLE: u16 = 1;
 const OBJECT_NAME: u16 = 2;
@@ -148,7 +153,15 @@ pub(crate) enum Change {
 #[derive(Debug)]
 pub(crate) struct Table {
     socket: Socket,
-    sets: HashSet<String>,
+    sets: HashMap<String, Kind>,
+}
+
+/// How a set keeps its elements. Ours keep single ones; the original's may keep intervals, and may have a
+/// timeout that an element gets if it is not told otherwise.
+#[derive(Debug, Clone, Copy, Default)]
+struct Kind {
+    interval: bool,
+    default_timeout: bool,
 }
 
 impl Table {
@@ -159,14 +172,14 @@ impl Table {
     pub(crate) fn open(fd: OwnedFd) -> io::Result<Option<Self>> {
         let mut table = Self {
             socket: Socket::new(fd),
-            sets: HashSet::new(),
+            sets: HashMap::new(),
         };
         Ok(table.refresh()?.then_some(table))
     }
 
     /// Reads which sets the table has; false if there is no table.
     fn refresh(&mut self) -> io::Result<bool> {
-        let mut sets = HashSet::new();
+        let mut sets = HashMap::new();
         let answer = self.socket.query(
             SUBSYSTEM << 8 | GET_SET,
             FAMILY_INET,
@@ -178,7 +191,16 @@ impl Table {
                 if table.as_deref() == Some(TABLE)
                     && let Some(name) = netlink::attribute(payload, SET_NAME)
                 {
-                    sets.insert(netlink::text(name));
+                    let number = |kind: u16| {
+                        let value = netlink::attribute(payload, kind)?;
+                        value.try_into().ok().map(u32::from_be_bytes)
+                    };
+                    let flags = number(SET_FLAGS).unwrap_or(0);
+                    let kind = Kind {
+                        interval: flags & FLAG_INTERVAL != 0,
+                        default_timeout: netlink::attribute(payload, SET_TIMEOUT).is_some(),
+                    };
+                    sets.insert(netlink::text(name), kind);
                 }
             },
         );
@@ -192,29 +214,30 @@ impl Table {
 
     /// Whether the table knows verdicts by port: the original's rules know addresses only.
     pub(crate) fn has_ports(&self) -> bool {
-        self.sets.contains("allow_port_v4")
+        self.sets.contains_key("allow_port_v4")
     }
 
     /// Whether the table can let everything through for a time.
     pub(crate) fn has_open(&self) -> bool {
-        self.sets.contains("open")
+        self.sets.contains_key("open")
     }
 
     /// Whether the table has a set for the addresses of names.
     pub(crate) fn has_names(&self) -> bool {
-        self.sets.contains("named_v4")
+        self.sets.contains_key("named_v4")
     }
 
     /// Whether a set holds this key now.
     pub(crate) fn holds(&mut self, set: Set, key: Key) -> io::Result<bool> {
-        if !self.sets.contains(&set.name(&key)) {
+        let name = set.name(&key);
+        if !self.sets.contains_key(&name) {
             return Ok(false);
         }
         let answer = self.socket.query(
             SUBSYSTEM << 8 | GET_ELEMENT,
             FAMILY_INET,
             false,
-            |m| elements(m, &set.name(&key), &[(key, None)]),
+            |m| element(m, &name, Kind::default(), key, None),
             |_| {},
         );
         match answer {
@@ -246,18 +269,27 @@ impl Table {
             let (set, key) = match *change {
                 Change::Put(set, key, _) | Change::Take(set, key) => (set, key),
             };
+            let name = set.name(&key);
+            let kind = self.sets.get(&name).copied().unwrap_or_default();
             if self.holds(set, key)? {
+                let name = name.clone();
                 parts.push((
                     DELETE_ELEMENT,
                     false,
-                    Box::new(move |m| elements(m, &set.name(&key), &[(key, None)])),
+                    Box::new(move |m| element(m, &name, kind, key, None)),
                 ));
             }
             if let Change::Put(_, _, timeout) = *change {
+                // For good is for good, also where a set says otherwise; only names live by the set's time.
+                let timeout = match timeout {
+                    None if kind.default_timeout && set != Set::Named => Some(Duration::ZERO),
+                    Some(time) => Some(time.max(Duration::from_millis(1))),
+                    None => None,
+                };
                 parts.push((
                     NEW_ELEMENT,
                     true,
-                    Box::new(move |m| elements(m, &set.name(&key), &[(key, timeout)])),
+                    Box::new(move |m| element(m, &name, kind, key, timeout)),
                 ));
             }
         }
@@ -268,7 +300,7 @@ impl Table {
     pub(crate) fn seen(&mut self) -> io::Result<Vec<Destination>> {
         let mut found = Vec::new();
         for name in ["seen_v4", "seen_v6", "seen_proto_v4", "seen_proto_v6"] {
-            if !self.sets.contains(name) {
+            if !self.sets.contains_key(name) {
                 continue;
             }
             let ports = !name.contains("proto");
@@ -333,26 +365,42 @@ impl Table {
     }
 }
 
-/// The attributes that name a set and some of its elements.
-fn elements(m: &mut Messages, set: &str, keys: &[(Key, Option<Duration>)]) {
+/// The attributes that name a set and one element of it. A timeout of 0 is for good.
+fn element(m: &mut Messages, set: &str, kind: Kind, key: Key, timeout: Option<Duration>) {
     m.string(LIST_TABLE, TABLE);
     m.string(LIST_SET, set);
     let list = m.nest(LIST_ELEMENTS);
-    for (key, timeout) in keys {
+    let bytes = key.bytes();
+    let mut put = |bytes: &[u8], end: bool| {
         let element = m.nest(LIST_ELEMENT);
         let nest = m.nest(ELEMENT_KEY);
-        m.attribute(DATA_VALUE, &key.bytes());
+        m.attribute(DATA_VALUE, bytes);
         m.close(nest);
-        if let Some(timeout) = timeout {
-            // A timeout of 0 would be for good.
-            let milliseconds = u64::try_from(timeout.as_millis())
-                .unwrap_or(u64::MAX)
-                .max(1);
+        if end {
+            m.attribute(ELEMENT_FLAGS, &ELEMENT_INTERVAL_END.to_be_bytes());
+        } else if let Some(timeout) = timeout {
+            let milliseconds = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             m.attribute(ELEMENT_TIMEOUT, &milliseconds.to_be_bytes());
         }
         m.close(element);
+    };
+    put(&bytes, false);
+    if let (true, Some(end)) = (kind.interval, after(&bytes)) {
+        put(&end, true);
     }
     m.close(list);
+}
+
+/// The number after this one, where an interval of one ends; none after the last.
+fn after(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut next = bytes.to_vec();
+    for byte in next.iter_mut().rev() {
+        *byte = byte.wrapping_add(1);
+        if *byte != 0 {
+            return Some(next);
+        }
+    }
+    None
 }
 
 /// Reads a key of a `seen` set.
@@ -400,6 +448,12 @@ mod tests {
                 Some(d)
             );
         }
+    }
+
+    #[test]
+    fn an_interval_of_one_ends_at_the_next_address() {
+        assert_eq!(after(&[203, 0, 113, 255]), Some(vec![203, 0, 114, 0]));
+        assert_eq!(after(&[255; 4]), None);
     }
 
     #[test]

@@ -64,9 +64,13 @@ pub(super) async fn bridge(options: Command) -> Result<ExitCode> {
                 if let Ok(container) = ended {
                     process.remove(&container).await;
                 }
-                if root.is_none() {
-                    eprintln!("shield-bridge: the container is gone");
-                    return Ok(ExitCode::SUCCESS);
+                match &root {
+                    // It may have come up again already.
+                    Some(root) => process.add_new(root).await,
+                    None => {
+                        eprintln!("shield-bridge: the container is gone");
+                        return Ok(ExitCode::SUCCESS);
+                    }
                 }
             }
             changed = Root::changed(&mut root) => {

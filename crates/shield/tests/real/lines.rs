@@ -98,6 +98,10 @@ fn lines_are_byte_for_byte_as_specified_and_malformed_ones_are_warned_of_and_sur
     for inside in [false, true] {
         let shielded = Shielded::new("build");
         shielded.net.serve_tcp(443);
+        if inside {
+            // As the original leaves it: nothing says where the container is.
+            std::fs::remove_file(shielded.state().join("target.json")).unwrap();
+        }
         let mut session = Session::start(&shielded, inside);
         let first = session.wait(&shielded);
         assert!(
@@ -154,6 +158,103 @@ fn lines_are_byte_for_byte_as_specified_and_malformed_ones_are_warned_of_and_sur
         assert_eq!(session.process.wait().code(), Some(0));
         assert!(session.output.recv().is_err(), "nothing more was said");
     }
+}
+
+/// Rules as the original has them: verdicts by address only, sets of intervals with a time of their own, and
+/// the older prefix.
+const ORIGINAL: &str = r#"
+table inet terok_shield
+delete table inet terok_shield
+table inet terok_shield {
+    set allow_v4 { type ipv4_addr; flags interval, timeout; timeout 30m; }
+    set allow_v6 { type ipv6_addr; flags interval, timeout; timeout 30m; }
+    set deny_v4 { type ipv4_addr; flags interval; }
+    set deny_v6 { type ipv6_addr; flags interval; }
+    chain output {
+        type filter hook output priority filter; policy drop;
+        oifname lo accept
+        ct state established,related accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+        ip daddr @deny_v4 reject with icmpx admin-prohibited
+        ip6 daddr @deny_v6 reject with icmpx admin-prohibited
+        ip daddr @allow_v4 accept
+        ip6 daddr @allow_v6 accept
+        log prefix "TEROK_SHIELD_QUEUED: " group 100
+        meta l4proto tcp reject with tcp reset
+        reject with icmpx admin-prohibited
+    }
+}
+"#;
+
+#[test]
+fn it_works_with_the_originals_rules_by_address() {
+    if let Some(why) = cannot() {
+        skip!("{why}");
+    }
+    let shielded = Shielded::new("build");
+    shielded.net.serve_tcp(443);
+    std::fs::remove_file(shielded.state().join("target.json")).unwrap();
+    inside_run(
+        shielded.net.pid(),
+        &format!("nft -f - <<'EOF'\n{ORIGINAL}\nEOF"),
+    );
+    let mut session = Session::start(&shielded, true);
+    session.wait(&shielded);
+    assert!(!shielded.net.tcp(V4, 443));
+    let pending = "{\"type\":\"pending\",\"id\":";
+    let mut line = session.line();
+    while !line.contains(V4) {
+        line = session.line();
+    }
+    let id = line
+        .strip_prefix(pending)
+        .unwrap()
+        .split(',')
+        .next()
+        .unwrap()
+        .to_owned();
+    session.write(&format!(
+        "{{\"type\":\"verdict\",\"id\":{id},\"action\":\"accept\"}}\n"
+    ));
+    while !line.contains("verdict_applied") {
+        line = session.line();
+    }
+    assert!(
+        line.ends_with("\"action\":\"accept\",\"ok\":true}\n"),
+        "{line}"
+    );
+    assert!(shielded.net.tcp(V4, 443));
+    assert!(!shielded.net.tcp(V6, 443));
+    let rules = inside_run(
+        shielded.net.pid(),
+        "nft list set inet terok_shield allow_v4",
+    );
+    assert!(!rules.contains("expires"), "it is for good: {rules}");
+    let live = std::fs::read_to_string(shielded.state().join("live.allowed")).unwrap();
+    assert_eq!(live, "203.0.113.1\n");
+    // A deny takes it out again.
+    let mut line = session.line();
+    while !line.contains(V6) {
+        line = session.line();
+    }
+    let id = line
+        .strip_prefix(pending)
+        .unwrap()
+        .split(',')
+        .next()
+        .unwrap()
+        .to_owned();
+    session.write(&format!(
+        "{{\"type\":\"verdict\",\"id\":{id},\"action\":\"deny\"}}\n"
+    ));
+    while !line.contains("verdict_applied") {
+        line = session.line();
+    }
+    assert!(
+        line.ends_with("\"action\":\"deny\",\"ok\":true}\n"),
+        "{line}"
+    );
+    assert!(!shielded.net.tcp(V6, 443));
 }
 
 #[test]
