@@ -45,6 +45,16 @@ impl Names {
         }
     }
 
+    /// Takes the decisions that are for good from the lists again; those for a time go on.
+    pub fn reload(&mut self, allowed: HashSet<Name>, denied: HashSet<Name>) {
+        for (ours, new) in [(&mut self.allowed, allowed), (&mut self.denied, denied)] {
+            ours.retain(|_, until| until.is_some());
+            for name in new {
+                ours.insert(name.as_str().to_owned(), None);
+            }
+        }
+    }
+
     /// The decision that covers a name: one about it or about a name above it; deny before allow.
     pub fn decision(&self, name: &Name, now: Instant) -> Decision {
         let holds = |until: &&Option<Instant>| until.is_none_or(|t| now < t);

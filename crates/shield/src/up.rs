@@ -151,7 +151,9 @@ pub fn down(state: &StateDir, name: &str) -> Result<()> {
         .and_then(|mut log| log.write("down", "", ""))
         .map_err(|e| Error::system(format!("writing {}", audit.display()), e))?;
     state.remove("interactive")?;
-    state.remove("pending.jsonl")?;
+    // What waits is void; the numbers are not used again.
+    let (mut journal, _, next) = state.journal()?;
+    journal.rewrite(std::iter::empty(), next)?;
     state.remove("target.json")
 }
 

@@ -730,8 +730,18 @@ async fn serve_names_later(shared: Arc<Shared>, place: Place, resolvers: Vec<Soc
     }
 }
 
-/// Waits for the container's end.
+/// Waits for the container's end, or for its rules to be taken down; looks at the lists again when they
+/// were put up again.
 async fn watch_container(shared: Arc<Shared>, place: Place) {
+    tokio::select! {
+        () = container_ended(&place) => {}
+        () = taken_down(&shared) => {}
+    }
+    shared.gone.store(true, Ordering::Release);
+    let _ = shared.events.send(Event::Gone).await;
+}
+
+async fn container_ended(place: &Place) {
     let process = place.process().and_then(|pid| {
         rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
     });
@@ -745,6 +755,35 @@ async fn watch_container(shared: Arc<Shared>, place: Place) {
             }
         }
     }
-    shared.gone.store(true, Ordering::Release);
-    let _ = shared.events.send(Event::Gone).await;
+}
+
+async fn taken_down(shared: &Shared) {
+    use rustix::fs::inotify;
+    let state = shared.lock().state.clone();
+    let target = state.file("target.json");
+    let watched = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+        .and_then(|fd| {
+            let events = inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVED_TO;
+            inotify::add_watch(&fd, state.path(), events).map(|_| fd)
+        })
+        .map_err(std::io::Error::from)
+        .and_then(system::watch);
+    let mut watched = match watched {
+        // Another program's directory has no such file, and is not taken down by us.
+        Ok(watched) if target.exists() => watched,
+        _ => return std::future::pending().await,
+    };
+    let mut buffer = [0u8; 4096];
+    while let Ok(mut ready) = watched.readable_mut().await {
+        while rustix::io::read(ready.get_inner(), &mut buffer).is_ok_and(|n| n > 0) {}
+        ready.clear_ready();
+        if !target.exists() {
+            return;
+        }
+        match state.names() {
+            Ok((allowed, denied)) => shared.lock().names.reload(allowed, denied),
+            Err(error) => tracing::warn!(%error, "the lists of names cannot be read"),
+        }
+    }
+    std::future::pending().await
 }

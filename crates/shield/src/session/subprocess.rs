@@ -111,11 +111,13 @@ impl Subprocess {
         let (input, lines) = mpsc::channel(256);
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = oneshot::channel();
+        let was_up = state.target()?.is_some();
         let mut keeper = Keeper {
             shared: shared.clone(),
             state,
             container: container.to_owned(),
             place: namespace.place().clone(),
+            was_up,
             program,
             events,
             lines,
@@ -252,6 +254,7 @@ struct Keeper {
     state: StateDir,
     container: String,
     place: Place,
+    was_up: bool,
     program: Program,
     events: mpsc::Sender<Event>,
     lines: mpsc::Receiver<String>,
@@ -355,7 +358,9 @@ impl Keeper {
                 Err(error) => tracing::warn!(container = %self.container, %error, "no session"),
             }
             self.forget_child();
-            if !self.place.is_still_there() {
+            // `down` takes the target away; another program's directory never had one.
+            let taken_down = self.was_up && !matches!(self.state.target(), Ok(Some(_)));
+            if taken_down || !self.place.is_still_there() {
                 self.shared.lock().gone = true;
                 let _ = self.events.send(Event::Gone).await;
                 return;

@@ -363,3 +363,35 @@ async fn a_container_with_a_resolver_of_its_own_is_served_names_when_that_lets_g
     .await;
     assert!(shielded.net.tcp("198.18.0.1", 443));
 }
+
+#[tokio::test]
+async fn a_new_profile_holds_for_names_without_a_restart() {
+    if let Some(why) = cannot() {
+        skip!("{why}");
+    }
+    let resolver = Resolver::new(&[("late.example", "198.18.0.1")]);
+    let shielded = Shielded::new("build");
+    shielded.net.serve_tcp(443);
+    let bus = Bus::new();
+    let (_bridge, client) = shielded.bridge(&bus, &[&resolver.option()]).await;
+    let look = || {
+        look_up(
+            &shielded.net,
+            "late.example",
+            dns::TYPE_A,
+            "198.51.100.53",
+            false,
+        )
+        .unwrap()
+    };
+    look();
+    assert!(!shielded.net.tcp("198.18.0.1", 443));
+    assert_eq!(client.blocked_at("198.18.0.1", 443).await.4, "late.example");
+    std::fs::write(shielded.dir.path().join("profile"), "late.example\n").unwrap();
+    shielded.up(&[]);
+    until("the new profile holds", async || {
+        look();
+        shielded.net.tcp("198.18.0.1", 443)
+    })
+    .await;
+}

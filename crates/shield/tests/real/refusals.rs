@@ -364,3 +364,32 @@ async fn a_bad_profile_is_named_by_file_and_line_and_loads_nothing() {
     );
     assert_eq!(shielded.rules(), before);
 }
+
+#[tokio::test]
+async fn taking_the_rules_down_ends_their_bridge() {
+    if let Some(why) = cannot() {
+        skip!("{why}");
+    }
+    for arguments in [&[][..], &["--subprocess"]] {
+        let shielded = Shielded::new("build");
+        let bus = Bus::new();
+        let (mut bridge, client) = shielded.bridge(&bus, arguments).await;
+        assert!(!shielded.net.tcp(V4, 443));
+        assert_eq!(client.blocked_at(V4, 443).await.5, "build:1");
+        let state = shielded.state().display().to_string();
+        assert!(
+            shielded
+                .says(&bus, &["down", "build", "--state-dir", &state])
+                .status
+                .success()
+        );
+        client.wait_until_gone(&shielded.bus_name()).await;
+        assert_eq!(bridge.wait().code(), Some(0));
+        // Up again, nothing waits, and no number is used twice.
+        shielded.up(&[]);
+        let (_bridge, client) = shielded.bridge(&bus, arguments).await;
+        assert!(client.pending(&shielded.bus_name()).await.is_empty());
+        assert!(!shielded.net.tcp(V4, 443));
+        assert_eq!(client.blocked_at(V4, 443).await.5, "build:2");
+    }
+}
