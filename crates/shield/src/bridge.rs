@@ -312,6 +312,20 @@ fn duration(seconds: u32) -> Option<Duration> {
 ///
 /// The bus name is its caller's: request [`Bridge::bus_name`] when it has started, and release it when it
 /// has stopped.
+///
+/// ```no_run
+/// use shield::bridge::{Bridge, Way};
+/// use shield::state::StateDir;
+///
+/// # async fn serve(connection: &zbus::Connection) -> Result<(), Box<dyn std::error::Error>> {
+/// let state = StateDir::new("/var/lib/shield/box");
+/// let bridge = Bridge::start(state, "box", connection, Way::default()).await?;
+/// connection.request_name(bridge.bus_name()).await?;
+/// bridge.submit_verdict("box:1", "accept").await;
+/// bridge.stop().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Bridge {
     container_id: String,

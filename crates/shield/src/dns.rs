@@ -110,7 +110,11 @@ pub fn answers(query: &[u8], question: &Question, reply: &[u8]) -> bool {
         }
 }
 
-/// The addresses that a reply gives for the name it was asked for, through its aliases.
+/// How many addresses are learned from one reply: each costs work, and a reply could hold thousands.
+pub const ADDRESSES_MAX: usize = 64;
+
+/// The addresses that a reply gives for the name it was asked for, through its aliases; the first
+/// [`ADDRESSES_MAX`].
 pub fn addresses(reply: &[u8]) -> Vec<IpAddr> {
     read_addresses(reply).unwrap_or_default()
 }
@@ -125,6 +129,9 @@ fn read_addresses(reply: &[u8]) -> Option<Vec<IpAddr>> {
     let mut names = HashSet::from([asked.to_ascii_lowercase()]);
     let mut found = Vec::new();
     for _ in 0..counts[1] {
+        if found.len() == ADDRESSES_MAX {
+            break;
+        }
         let (owner, next) = name(reply, at)?;
         let owner = owner.to_ascii_lowercase();
         let kind = word(reply, next)?;

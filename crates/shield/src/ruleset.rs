@@ -152,6 +152,10 @@ impl Rules {
             out,
             "    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }} ip6 hoplimit 255 accept"
         )?;
+        writeln!(out, "    # Nobody is reached by way of somebody else.")?;
+        writeln!(out, "    ip option lsrr exists goto refuse")?;
+        writeln!(out, "    ip option ssrr exists goto refuse")?;
+        writeln!(out, "    exthdr rt exists goto refuse")?;
         writeln!(out, "    meta nfproto ipv4 goto judge_v4")?;
         writeln!(out, "    meta nfproto ipv6 goto judge_v6\n    drop\n  }}")?;
         writeln!(out, "\n  chain output {{")?;

@@ -283,6 +283,16 @@ async fn icmp_is_asked_about_too_and_has_no_port() {
         assert!(client.verdict(&name, &blocked.5, "accept").await);
         assert!(ping(address));
     }
+    // ping takes hops in front of its destination, and makes a source route of them: an allowed address is
+    // no way to another one.
+    let before = shielded.net.arrived();
+    let routed = command("nsenter")
+        .args(["--target", &shielded.net.pid().to_string(), "--net"])
+        .args(["ping", "-4", "-c1", "-W1", V4, "198.18.0.1"])
+        .output()
+        .unwrap();
+    assert!(!routed.status.success());
+    assert_eq!(shielded.net.arrived(), before, "{routed:?}");
 }
 
 #[tokio::test]
