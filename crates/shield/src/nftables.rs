@@ -86,6 +86,9 @@ impl Set {
     }
 }
 
+/// The sets of destinations that were refused within the last window.
+const SEEN: [&str; 4] = ["seen_v4", "seen_v6", "seen_proto_v4", "seen_proto_v6"];
+
 /// What a set holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Key {
@@ -299,7 +302,7 @@ impl Table {
     /// Which destinations were refused, and logged or not, within the last window.
     pub(crate) fn seen(&mut self) -> io::Result<Vec<Destination>> {
         let mut found = Vec::new();
-        for name in ["seen_v4", "seen_v6", "seen_proto_v4", "seen_proto_v6"] {
+        for name in SEEN {
             if !self.sets.contains_key(name) {
                 continue;
             }
@@ -327,6 +330,22 @@ impl Table {
             )?;
         }
         Ok(found)
+    }
+
+    /// Forgets them: what is tried next is logged.
+    pub(crate) fn forget_seen(&mut self) -> io::Result<()> {
+        let mut parts: Vec<(u16, bool, Fill<'_>)> = Vec::new();
+        for name in SEEN {
+            if self.sets.contains_key(name) {
+                // Without elements, all of them are meant.
+                let fill = move |m: &mut Messages| {
+                    m.string(LIST_TABLE, TABLE);
+                    m.string(LIST_SET, name);
+                };
+                parts.push((DELETE_ELEMENT, false, Box::new(fill)));
+            }
+        }
+        self.socket.transaction(SUBSYSTEM, FAMILY_INET, &mut parts)
     }
 
     /// How many refused packets were not logged because the set of seen destinations was full.

@@ -325,22 +325,13 @@ impl Rules {
         )?;
         let ask = "log group 100 snaplen 128 prefix \"TEROK_SHIELD_BLOCKED: \" goto refuse";
         writeln!(out, "\n  chain ask_{s} {{")?;
-        writeln!(
-            out,
-            "    meta l4proto {WITH_PORTS} {port} != @seen_{s} add @seen_{s} {{ {port} }} {ask}"
-        )?;
-        writeln!(
-            out,
-            "    meta l4proto != {WITH_PORTS} {proto} != @seen_proto_{s} add @seen_proto_{s} {{ {proto} }} {ask}"
-        )?;
-        writeln!(
-            out,
-            "    meta l4proto {WITH_PORTS} {port} @seen_{s} goto refuse"
-        )?;
-        writeln!(
-            out,
-            "    meta l4proto != {WITH_PORTS} {proto} @seen_proto_{s} goto refuse"
-        )?;
+        // One look at the set for each packet: between two, an element may end.
+        for (which, key, set) in [("", &port, "seen"), ("!= ", &proto, "seen_proto")] {
+            let l4 = format!("meta l4proto {which}{WITH_PORTS}");
+            writeln!(out, "    {l4} {key} @{set}_{s} goto refuse")?;
+            writeln!(out, "    {l4} add @{set}_{s} {{ {key} }} {ask}")?;
+        }
+        writeln!(out, "    # No room: counted.")?;
         writeln!(out, "    counter name \"unasked\" goto refuse\n  }}")?;
 
         writeln!(out, "\n  chain judge_{s} {{")?;

@@ -295,6 +295,10 @@ impl Shared {
             self.tell(&mut inner, Event::Blocked(request));
         }
         if inner.journal.is_none() {
+            // Without a memory of its own, a session is told of everything that is tried from now on.
+            if let Err(error) = inner.table.forget_seen() {
+                tracing::warn!(%error, "what was refused a moment ago is told a moment later");
+            }
             return;
         }
         let seen = inner.table.seen().unwrap_or_default();

@@ -116,10 +116,25 @@ fn look_up(
         };
         let socket = UdpSocket::bind((any, 0)).unwrap();
         socket.connect(to).unwrap();
-        socket.set_read_timeout(Some(LIMIT)).unwrap();
-        socket.send(&query).ok()?;
+        // As a resolver in a program does: ask again when nothing comes. That nobody listens is told by an ICMP
+        // error, of which the kernel sends only so many.
+        socket
+            .set_read_timeout(Some(std::time::Duration::from_secs(1)))
+            .unwrap();
         let mut buffer = [0; 4096];
-        let length = socket.recv(&mut buffer).ok()?;
+        let mut length = None;
+        for _ in 0..5 {
+            socket.send(&query).ok()?;
+            match socket.recv(&mut buffer) {
+                Ok(received) => {
+                    length = Some(received);
+                    break;
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return None,
+            }
+        }
+        let length = length?;
         Some(buffer[..length].to_vec())
     })?;
     assert_eq!(reply[..2], [0x47, 0x11], "the id is the client's");

@@ -191,7 +191,8 @@ impl Net {
              nft add table inet counted
              nft add chain inet counted in '{{ type filter hook prerouting priority -300; }}'
              nft add counter inet counted arrived
-             nft add rule inet counted in meta iifname {outside} meta l4proto '{{ tcp, udp, icmp }}' counter name arrived"));
+             nft add rule inet counted in meta iifname {outside} meta l4proto '{{ udp, icmp }}' counter name arrived
+             nft add rule inet counted in meta iifname {outside} tcp flags '&' '(syn|ack)' == syn counter name arrived"));
         net
     }
 
@@ -204,7 +205,8 @@ impl Net {
         self.container = None;
     }
 
-    /// How many TCP, UDP and ICMP packets of the container have come out.
+    /// How many packets of the container have come out: of UDP and ICMP all, of TCP those that begin a
+    /// connection. (The end of an allowed one may be on its way when nobody looks for it.)
     pub fn arrived(&self) -> u64 {
         let text = inside_run(self.peer.pid(), "nft list counter inet counted arrived");
         let rest = text
