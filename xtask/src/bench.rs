@@ -11,6 +11,9 @@ use crate::cargo;
 ///
 /// Builds in release, and runs every scenario on every subject in turn, round after round, so that a machine
 /// that drifts hurts all alike. What follows is passed on: `cargo xtask bench --help` shows it.
+///
+/// `cargo xtask bench shield` measures the firewall instead: from a blocked connection to the signal, from a verdict
+/// to the kernel's acknowledgement, and a flood.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct Arguments {
@@ -20,6 +23,11 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    if let Some((first, rest)) = arguments.arguments.split_first()
+        && first == "shield"
+    {
+        return shield(rest);
+    }
     let build = cargo::build(&[
         "--release",
         "--package",
@@ -40,6 +48,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .current_dir(cargo::root())
         .status()
         .map_err(Failure::doing("running the benchmark"))?;
+    Ok(match status.success() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn shield(arguments: &[OsString]) -> Result<ExitCode, Failure> {
+    let status = cargo::command()
+        .args(["bench", "--package", "shield", "--"])
+        .args(arguments)
+        .status()
+        .map_err(Failure::doing("running cargo bench"))?;
     Ok(match status.success() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,

@@ -14,24 +14,61 @@ use crate::{cargo, steps};
 /// A program that people install: its name, its command line, its units.
 struct Program {
     name: &'static str,
+    /// The crate that it is of.
+    package: &'static str,
     command: fn() -> clap::Command,
     user_units: &'static [(&'static str, &'static str)],
+    /// Other files, by their paths below the prefix.
+    data: &'static [(&'static str, &'static str)],
 }
 
-const PROGRAMS: [Program; 1] = [Program {
-    name: "kapsule-dbus-mux",
-    command: kapsule_dbus_mux::cli::command,
-    user_units: &[
-        (
-            "kapsule-dbus-mux@.service",
-            include_str!("../../crates/kapsule-dbus-mux/systemd/kapsule-dbus-mux@.service"),
-        ),
-        (
-            "kapsule-dbus-mux@.socket",
-            include_str!("../../crates/kapsule-dbus-mux/systemd/kapsule-dbus-mux@.socket"),
-        ),
-    ],
-}];
+const PROGRAMS: [Program; 2] = [
+    Program {
+        name: "kapsule-dbus-mux",
+        package: "kapsule-dbus-mux",
+        command: kapsule_dbus_mux::cli::command,
+        user_units: &[
+            (
+                "kapsule-dbus-mux@.service",
+                include_str!("../../crates/kapsule-dbus-mux/systemd/kapsule-dbus-mux@.service"),
+            ),
+            (
+                "kapsule-dbus-mux@.socket",
+                include_str!("../../crates/kapsule-dbus-mux/systemd/kapsule-dbus-mux@.socket"),
+            ),
+        ],
+        data: &[],
+    },
+    Program {
+        name: "shield-bridge",
+        package: "shield",
+        command: shield::cli::command,
+        user_units: &[
+            (
+                "shield-bridge.service",
+                include_str!("../../crates/shield/data/shield-bridge.service"),
+            ),
+            (
+                "shield-notify.service",
+                include_str!("../../crates/shield/data/shield-notify.service"),
+            ),
+        ],
+        data: &[
+            (
+                "share/dbus-1/interfaces/org.terok.Shield1.xml",
+                include_str!("../../crates/shield/data/org.terok.Shield1.xml"),
+            ),
+            (
+                "share/dbus-1/interfaces/org.terok.Shield2.xml",
+                include_str!("../../crates/shield/data/org.terok.Shield2.xml"),
+            ),
+            (
+                "share/dbus-1/system.d/org.terok.Shield1.conf",
+                include_str!("../../crates/shield/data/org.terok.Shield1.conf"),
+            ),
+        ],
+    },
+];
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if !arguments.prefix.is_absolute() {
@@ -42,7 +79,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     let mut build = cargo::build(&["--release"]);
     for program in &PROGRAMS {
-        build.args(["--package", program.name]);
+        build.args(["--package", program.package]);
     }
     let built = steps::run("build the programs for release", build, steps::last_line)?;
     if !built.status.success() {
@@ -141,6 +178,9 @@ fn fill(tree: &mut Tree, prefix: &Path) -> Result<(), Failure> {
                 format!("{}/{unit}", user_units(prefix)),
                 text.replace("@bindir@", &bindir),
             )?;
+        }
+        for (file, text) in program.data {
+            tree.write(*file, text)?;
         }
         for document in ["README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT"] {
             let path = cargo::root().join(document);

@@ -73,7 +73,7 @@ pub struct Buses {
     #[arg(long, value_name = "DIR:…", value_delimiter = ':')]
     pub inside_data_dirs: Option<Vec<PathBuf>>,
     /// A host name that is refused otherwise because it hands over the host: org.freedesktop.systemd1,
-    /// org.freedesktop.Flatpak, org.freedesktop.impl.portal.*. May be given several times.
+    /// org.freedesktop.Flatpak, org.freedesktop.impl.portal.*, org.terok.Shield1.*. May be given several times.
     #[arg(long, value_name = "NAME", value_parser = pattern)]
     pub allow: Vec<NamePattern>,
 }

@@ -43,8 +43,10 @@ pub(crate) fn run(buses: Buses, command: &[OsString]) -> Result<ExitCode, Failur
     // Signals that came before the command runs are passed on to it, too.
     let mut signals = Signals::new([SIGTERM, SIGHUP, SIGINT])
         .map_err(|error| Failure(format!("cannot wait for signals: {error}")))?;
+    let mut child = Command::new(program);
+    router.with_original_limits(&mut child);
     let serving = std::thread::spawn(move || router.run());
-    let child = Command::new(program)
+    let child = child
         .args(arguments)
         .env("DBUS_SESSION_BUS_ADDRESS", &address)
         .env_remove("DBUS_SESSION_BUS_PID")

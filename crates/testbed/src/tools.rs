@@ -254,8 +254,78 @@ pub const PERMISSION_STORE: Tool = Tool {
     packages: PORTAL.packages,
 };
 
+/// Loads the firewall's rules.
+pub const NFT: Tool = Tool {
+    name: "nft",
+    purpose: "the firewall's tests on real rules",
+    probe: Probe::Program("nft", &["--version"]),
+    packages: same(&["nftables"]),
+};
+
+/// Makes the networks of the firewall's tests.
+pub const IP: Tool = Tool {
+    name: "ip",
+    purpose: "the firewall's tests on real networks",
+    probe: Probe::Program("ip", &["-Version"]),
+    packages: Packages {
+        fedora: &["iproute"],
+        ..same(&["iproute2"])
+    },
+};
+
+/// ICMP.
+pub const PING: Tool = Tool {
+    name: "ping",
+    purpose: "the firewall's test of ICMP",
+    probe: Probe::Program("ping", &["-V"]),
+    packages: Packages {
+        debian: &["iputils-ping"],
+        ..same(&["iputils"])
+    },
+};
+
+/// Clicks.
+pub const XDOTOOL: Tool = Tool {
+    name: "xdotool",
+    purpose: "the click on a notification of the firewall",
+    probe: Probe::Program("xdotool", &["version"]),
+    packages: same(&["xdotool"]),
+};
+
+/// A real container engine.
+pub const PODMAN: Tool = Tool {
+    name: "podman",
+    purpose: "the firewall's test with a real container",
+    probe: Probe::Program("podman", &["--version"]),
+    packages: Packages {
+        debian: &["podman", "crun"],
+        ..same(&["podman"])
+    },
+};
+
+/// What runs in that container.
+pub const BUSYBOX: Tool = Tool {
+    name: "busybox",
+    purpose: "the firewall's test with a real container",
+    probe: Probe::Program("busybox", &["true"]),
+    packages: Packages {
+        debian: &["busybox-static"],
+        ..same(&["busybox"])
+    },
+};
+
+/// Packages that have one name everywhere.
+const fn same(packages: &'static [&'static str]) -> Packages {
+    Packages {
+        debian: packages,
+        fedora: packages,
+        arch: packages,
+        opensuse: packages,
+    }
+}
+
 /// All of them.
-pub const ALL: [&Tool; 17] = [
+pub const ALL: [&Tool; 23] = [
     &DBUS_DAEMON,
     &DBUS_SEND,
     &REFERENCE_SUITES,
@@ -273,6 +343,12 @@ pub const ALL: [&Tool; 17] = [
     &PYTHON_DBUS_FAST,
     &PORTAL,
     &PERMISSION_STORE,
+    &NFT,
+    &IP,
+    &PING,
+    &XDOTOOL,
+    &PODMAN,
+    &BUSYBOX,
 ];
 
 impl Tool {

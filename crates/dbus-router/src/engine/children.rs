@@ -16,16 +16,17 @@ impl Router {
             return;
         };
         let address = self.address();
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(arguments)
             .envs(launch.environment.iter().map(|(key, value)| (key, value)))
             .env("DBUS_STARTER_ADDRESS", &address)
             .env("DBUS_STARTER_BUS_TYPE", "session")
             .env("DBUS_SESSION_BUS_ADDRESS", &address)
             .env_remove("NOTIFY_SOCKET")
-            .stdin(Stdio::null())
-            .spawn();
-        match child {
+            .stdin(Stdio::null());
+        self.with_original_limits(&mut command);
+        match command.spawn() {
             Ok(child) => self.watch_child(Watched::Service(id), child),
             Err(error) => {
                 let why = format!("Failed to execute program {}: {error}", launch.name);

@@ -19,12 +19,12 @@ pub(super) enum Attempt {
     Failed(String),
 }
 
-/// Tries the addresses in order.
-pub(super) fn connect(addresses: &[Address]) -> Attempt {
+/// Tries the addresses in order. A program that an address names is started after `prepare`.
+pub(super) fn connect(addresses: &[Address], prepare: &dyn Fn(&mut Command)) -> Attempt {
     let mut problems = Vec::new();
     let mut busy = false;
     for address in addresses {
-        match connect_one(address) {
+        match connect_one(address, prepare) {
             Ok(connected) => return connected,
             Err(Problem::Busy) => busy = true,
             Err(Problem::Failed(why)) => problems.push(format!("{address}: {why}")),
@@ -57,7 +57,7 @@ impl From<Errno> for Problem {
     }
 }
 
-fn connect_one(address: &Address) -> Result<Attempt, Problem> {
+fn connect_one(address: &Address, prepare: &dyn Fn(&mut Command)) -> Result<Attempt, Problem> {
     let target = match address {
         Address::Unix(UnixTarget::Path(path)) => SocketAddrUnix::new(path)?,
         Address::Unix(UnixTarget::Abstract(name)) => SocketAddrUnix::new_abstract_name(name)?,
@@ -70,7 +70,9 @@ fn connect_one(address: &Address) -> Result<Attempt, Problem> {
                 "this is an address to listen on, not to connect to".to_owned(),
             ));
         }
-        Address::UnixExec { path, argv0, args } => return start(path, argv0.as_deref(), args),
+        Address::UnixExec { path, argv0, args } => {
+            return start(path, argv0.as_deref(), args, prepare);
+        }
         Address::Unsupported { transport } => {
             return Err(Problem::Failed(format!(
                 "the transport {transport} is not supported"
@@ -84,7 +86,12 @@ fn connect_one(address: &Address) -> Result<Attempt, Problem> {
 }
 
 /// `unixexec`: the program speaks D-Bus on its standard input and output.
-fn start(path: &PathBuf, argv0: Option<&str>, args: &[String]) -> Result<Attempt, Problem> {
+fn start(
+    path: &PathBuf,
+    argv0: Option<&str>,
+    args: &[String],
+    prepare: &dyn Fn(&mut Command),
+) -> Result<Attempt, Problem> {
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -93,6 +100,7 @@ fn start(path: &PathBuf, argv0: Option<&str>, args: &[String]) -> Result<Attempt
     )?;
     rustix::io::ioctl_fionbio(&ours, true)?;
     let mut command = Command::new(path);
+    prepare(&mut command);
     if let Some(argv0) = argv0 {
         command.arg0(argv0);
     }

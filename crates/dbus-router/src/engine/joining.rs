@@ -107,7 +107,9 @@ impl Router {
             Port::Link(bus, _) | Port::Control(bus) => bus,
             Port::Client(_) => return,
         };
-        match connect::connect(self.addresses(bus)) {
+        match connect::connect(self.addresses(bus), &|command| {
+            self.with_original_limits(command);
+        }) {
             Attempt::Connected(socket, child) => {
                 if let Some(child) = child {
                     self.watch_child(Watched::Transport, child);

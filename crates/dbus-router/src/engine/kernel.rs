@@ -7,6 +7,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// SO_PEERPIDFD: in Linux since 6.5, and not in every libc's headers.
 const SO_PEERPIDFD: libc::c_int = 77;
@@ -77,6 +79,35 @@ pub(super) fn peer_label(socket: BorrowedFd<'_>) -> Option<Vec<u8>> {
     (!buffer.is_empty()).then_some(buffer)
 }
 
+/// Lets a program start with this soft limit of open files, instead of the one that we have raised for
+/// ourselves: programs that use select, or close every descriptor there might be, suffer from a high one.
+pub(super) fn set_file_limit(command: &mut Command, soft: u64) {
+    let set = move || {
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: `limit` is valid for the write, and for the read below; both calls are system calls and
+        // nothing else.
+        let result = unsafe {
+            if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+                limit.rlim_cur = soft.min(limit.rlim_max);
+                libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
+            } else {
+                -1
+            }
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
+    // SAFETY: in the child, between fork and exec, `set` makes two system calls, allocates nothing and takes no
+    // lock.
+    unsafe { command.pre_exec(set) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +120,14 @@ mod tests {
         let (pid, uid, _) = peer_credentials(one.as_fd()).unwrap();
         assert_eq!(pid, std::process::id());
         assert_eq!(uid, rustix::process::getuid().as_raw());
+    }
+
+    #[test]
+    fn a_program_starts_with_the_limit_of_files_that_it_is_given() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -Sn"]);
+        set_file_limit(&mut command, 77);
+        assert_eq!(command.output().unwrap().stdout, b"77\n");
     }
 
     #[test]

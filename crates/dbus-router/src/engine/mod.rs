@@ -212,6 +212,8 @@ pub struct Router {
     problem: Option<(Bus, String)>,
     mapped: bool,
     uid: u32,
+    /// The soft limit of open files that this process was started with.
+    file_limit: u64,
     buffer: Vec<u8>,
     stopping: bool,
 }
@@ -231,7 +233,7 @@ impl Router {
     /// # Errors
     /// The socket cannot be listened on; a bus cannot be reached; the system refuses epoll or the like.
     pub fn start(config: Config) -> Result<Router, RouterError> {
-        let most_files = raise_file_limit();
+        let (file_limit, most_files) = raise_file_limit();
         let mut limits = config.limits;
         // A client takes three descriptors: its own and one for each bus.
         let room = most_files.saturating_sub(RESERVE) / 3;
@@ -283,6 +285,7 @@ impl Router {
             problem: None,
             mapped: peer::is_mapped(),
             uid,
+            file_limit,
             buffer: vec![0; READ],
             stopping: false,
         };
@@ -323,6 +326,11 @@ impl Router {
     /// Tells `watcher` of decisions and messages from now on. Without one, neither costs anything.
     pub fn watch(&mut self, watcher: Box<dyn Watcher>) {
         self.io.watcher = Some(watcher);
+    }
+
+    /// Has a command start with the limit of open files that this process had before the router raised it.
+    pub fn with_original_limits(&self, command: &mut std::process::Command) {
+        kernel::set_file_limit(command, self.file_limit);
     }
 
     /// For other threads.
@@ -544,8 +552,8 @@ impl Router {
     }
 }
 
-/// Raises the soft limit of open files to the hard one; returns it.
-fn raise_file_limit() -> u64 {
+/// Raises the soft limit of open files to the hard one; returns what it was, and what it is.
+fn raise_file_limit() -> (u64, u64) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -556,7 +564,8 @@ fn raise_file_limit() -> u64 {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    in_force.unwrap_or(u64::MAX)
+    let number = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    (number(limit.current), number(in_force))
 }
 
 /// The machine's id: the same file that libdbus reads, and the older one.

@@ -311,12 +311,16 @@ impl Hub {
             remote.waiting.push(Port::Link(Bus::Container, id));
             return Verdict::Wait;
         }
-        if let Some(serial) = reply
-            && let Some(link) = self
-                .session_mut(id)
-                .and_then(|session| session.container.as_mut())
-        {
-            link.outstanding.remove(&serial);
+        let native = !remote.aliases.contains_key(&raw);
+        if let Some(session) = self.session_mut(id) {
+            // What it says may be that it took a name, and the control link may hear of that later: names are
+            // asked for again. (Our own clients are told that they own one when the control link knows.)
+            if native {
+                session.known.clear();
+            }
+            if let (Some(serial), Some(link)) = (reply, &mut session.container) {
+                link.outstanding.remove(&serial);
+            }
         }
         if tapped {
             return Verdict::Take;
@@ -455,7 +459,7 @@ impl Hub {
                 } else {
                     reader.str().ok().and_then(UniqueName::parse)
                 };
-                self.container_said_hello(id, name, &mut reader, out);
+                self.container_said_hello(id, name, header, &mut reader, out);
             }
             Purpose::Half(joint) => self.half_answered(joint, Bus::Container, frame, out),
             Purpose::Known(name) => {
@@ -511,17 +515,22 @@ impl Hub {
         &mut self,
         id: SessionId,
         name: Option<UniqueName>,
+        header: &Header<'_>,
         reader: &mut Reader<'_>,
         out: &mut dyn Outbox,
     ) {
         let Some(raw) = name else {
+            let error = header.error_name.unwrap_or(error_names::NO_SERVER);
             let text = reader.str().unwrap_or("it refused Hello").to_owned();
             let opening = self
                 .session(id)
                 .is_some_and(|session| session.phase == Phase::Opening);
             if opening {
+                let serial = self.session(id).map_or(0, |session| session.hello_serial);
                 self.hello_failed(id, Bus::Container, out);
-                self.hello_refused(id, &format!("The container bus: {text}"), out);
+                // In its words, as the host's refusal: a limit of the bus behind is one for the client.
+                let text = format!("The container bus: {text}");
+                self.refuse_serial(id, serial, error, &text, out);
             } else {
                 self.remove_session(id, Ending::Flushed, out);
             }

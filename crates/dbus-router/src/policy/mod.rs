@@ -25,6 +25,8 @@ const HANDS_OVER_THE_HOST: &[&str] = &[
     "org.freedesktop.systemd1",
     "org.freedesktop.Flatpak",
     "org.freedesktop.impl.portal.*",
+    // A container must not answer what its own firewall asks.
+    "org.terok.Shield1.*",
 ];
 
 /// What the policy says of a message to the host.

@@ -34,13 +34,9 @@ impl World {
             return Ok(false);
         }
         if self.medium.wires.has_ended(program.end) {
-            let (excused, greeting) = (program.excused, program.state == State::Greeting);
+            let excused = program.excused || self.unsettled || self.features.refusals;
             self.medium.trace.say(|| format!("P{p} is disconnected"));
-            let lenient = self.unsettled || self.features.refusals;
-            ensure!(
-                excused || lenient && greeting || lenient,
-                "P{p} was disconnected for no reason"
-            );
+            ensure!(excused, "P{p} was disconnected for no reason");
             self.gone(p);
             return Ok(true);
         }
@@ -286,7 +282,7 @@ impl World {
                     What::Request { name: it, .. } | What::Release { name: it } => *it == name,
                     _ => false,
                 });
-                if owns && flags & 1 == 0 && !more && settled {
+                if owns && flags & 1 == 0 && !more && settled && !program.vandal {
                     self.next_stint += 1;
                     program.firm.insert(name, self.next_stint);
                 }
@@ -413,6 +409,7 @@ impl World {
 
     fn still_firm(&self, name: &'static str, firm: Option<(usize, u64)>) -> Option<usize> {
         let (owner, stint) = firm?;
+        let owner = Some(owner).filter(|owner| !self.programs[*owner].excused)?;
         (self.programs[owner].firm.get(name) == Some(&stint)).then_some(owner)
     }
 
@@ -607,7 +604,8 @@ impl World {
         ensure!(old != new, "{first} went from {old:?} to {new:?}");
         let program = &self.programs[p];
         let asked = program.rules.iter().any(|it| it.watches(first));
-        ensure!(asked, "a change of {first}, unasked");
+        // A rule whose answer was lost with a bus may be in force.
+        ensure!(asked || self.unsettled, "a change of {first}, unasked");
         let realm = program.realm;
         for owner in [old, new].into_iter().filter(|it| !it.is_empty()) {
             ensure!(

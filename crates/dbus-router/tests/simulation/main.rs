@@ -22,7 +22,7 @@ use trace::Trace;
 use world::World;
 
 /// How many seeds a plain `cargo test` runs.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 30;
 
 fn simulate(world: &mut World) -> Result<(), String> {
     let rounds = 1 + world.medium.random.below(3);

@@ -127,11 +127,7 @@ enum Todo {
 /// What the hub wants of the world.
 #[derive(Debug)]
 pub enum Wish {
-    Open {
-        link: Port,
-        hello: Vec<u8>,
-        unix_fds: bool,
-    },
+    Open { link: Port, unix_fds: bool },
     Launch(ActivationId, Launch),
 }
 
@@ -632,6 +628,9 @@ impl Node {
 
     fn flush_all(&mut self, medium: &mut Medium) {
         for end in std::mem::take(&mut self.io.closed) {
+            if end == End::NOWHERE {
+                continue;
+            }
             medium.wires.close(end);
         }
         let ports: Vec<Port> = self.io.connections.keys().copied().collect();
@@ -651,9 +650,17 @@ impl Node {
     }
 
     /// A link that the hub wished for is there, on its way to a bus.
-    pub fn link_connected(&mut self, link: Port, end: End, hello: Vec<u8>) {
-        self.io.connections.insert(link, Connection::new(end, true));
-        self.io.push(link, hello, Fds::NONE);
+    pub fn link_connected(&mut self, link: Port, end: End) {
+        if let Some(connection) = self.io.connections.get_mut(&link) {
+            connection.end = end;
+        }
+    }
+
+    /// A link that the hub wished for cannot be had.
+    pub fn link_refused(&mut self, link: Port, medium: &mut Medium) {
+        self.io.destroy(link);
+        self.hub.link_failed(link, "nobody listens", &mut self.io);
+        self.settle(medium);
     }
 
     /// When the next timer runs out.
@@ -897,11 +904,11 @@ impl Outbox for Io {
     }
 
     fn open(&mut self, link: Port, hello: &[u8], unix_fds: bool) {
-        self.wishes.push_back(Wish::Open {
-            link,
-            hello: hello.to_vec(),
-            unix_fds,
-        });
+        // What is written before the world has connected it waits, as it does in a socket.
+        self.connections
+            .insert(link, Connection::new(End::NOWHERE, true));
+        self.push(link, hello.to_vec(), Fds::NONE);
+        self.wishes.push_back(Wish::Open { link, unix_fds });
     }
 
     fn close(&mut self, port: Port, ending: Ending) {

@@ -32,6 +32,12 @@ pub struct End {
 }
 
 impl End {
+    /// Of a connection that is not made yet.
+    pub const NOWHERE: End = End {
+        wire: usize::MAX,
+        side: 0,
+    };
+
     pub fn other(self) -> End {
         End {
             wire: self.wire,

@@ -180,6 +180,7 @@ impl World {
         let node = &mut world.router;
         node.hub.set_services(services(started, true), &mut node.io);
         node.hub.start(&mut node.io);
+        world.grant(Realm::Inside);
         world
     }
 
@@ -225,11 +226,7 @@ impl World {
                 return;
             };
             match wish {
-                Wish::Open {
-                    link,
-                    hello,
-                    unix_fds,
-                } => self.open(link, hello, unix_fds),
+                Wish::Open { link, unix_fds } => self.open(link, unix_fds),
                 Wish::Launch(id, launch) => {
                     self.medium
                         .trace
@@ -240,7 +237,7 @@ impl World {
         }
     }
 
-    fn open(&mut self, link: dbus_router::Port, hello: Vec<u8>, unix_fds: bool) {
+    fn open(&mut self, link: dbus_router::Port, unix_fds: bool) {
         use dbus_router::{Bus, Port};
         let (Port::Link(bus, _) | Port::Control(bus)) = link else {
             return;
@@ -255,13 +252,11 @@ impl World {
             && self.medium.random.one_in(12);
         let Some(target) = target.as_mut().filter(|_| !refused) else {
             self.medium.trace.say(|| format!("{link} is refused"));
-            let node = &mut self.router;
-            node.hub.link_failed(link, "nobody listens", &mut node.io);
-            return node.settle(&mut self.medium);
+            return self.router.link_refused(link, &mut self.medium);
         };
         let end = self.medium.wires.connect(capacity);
         target.backlog.push_back((end.other(), unix_fds, 1));
-        self.router.link_connected(link, end, hello);
+        self.router.link_connected(link, end);
         self.router.settle(&mut self.medium);
     }
 
