@@ -55,8 +55,9 @@ impl Hub {
                 let purpose = Purpose::Names { activatable: true };
                 self.ask_host_driver(call.id, call.frame, purpose, out);
             }
+            // Who waits for a name concerns those who may own it, as in xdg-dbus-proxy.
             (DRIVER, "ListQueuedOwners") if self.host_side_sees(call.id, call.str()) => {
-                self.ask_host_driver(call.id, call.frame, Purpose::Plain, out);
+                self.own_on_host(call, out);
             }
             (DRIVER, "AddMatch" | "RemoveMatch") => match MatchRule::parse(call.str()) {
                 Ok(rule) => self.match_to_host(call, &Arc::new(rule), Purpose::Plain, out),
@@ -96,7 +97,7 @@ impl Hub {
         self.refuse(call.id, call.header(), error, &text, out);
     }
 
-    /// RequestName and ReleaseName.
+    /// RequestName, ReleaseName and ListQueuedOwners.
     fn own_on_host(&mut self, call: &Call<'_>, out: &mut dyn Outbox) {
         let name = call.str();
         let standing = self.config.policy.standing_above(name, self.floor(call.id));
