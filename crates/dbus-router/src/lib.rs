@@ -15,6 +15,8 @@ mod outbox;
 mod policy;
 mod port;
 mod session;
+#[cfg(feature = "tool")]
+pub mod tool;
 mod view;
 
 pub use decision::{Decision, Direction, Ruling, Watcher};

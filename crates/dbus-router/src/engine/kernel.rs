@@ -1,4 +1,4 @@
-//! What the kernel knows of the process at the other end of a socket.
+//! What the kernel knows of the process at the other end of a socket, and a descriptor that was inherited by its number.
 //!
 //! The one file of this crate with `unsafe` in it: socket options that rustix has no safe call for, or one that does not
 //! take a process of another namespace into account. Each call passes a buffer of its own and the buffer's true length; the kernel writes at most that much and
@@ -30,6 +30,28 @@ fn option(socket: BorrowedFd<'_>, name: libc::c_int, buffer: &mut [u8]) -> io::R
         Ok(length as usize)
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// A descriptor of our own for what the inherited descriptor `fd` is; an error if there is none of that number.
+#[cfg(feature = "tool")]
+pub(crate) fn inherited(fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC reads no memory, and takes any number: one that is not open is EBADF.
+    let own = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if own < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it, for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(own) })
+}
+
+/// Closes the inherited descriptor `fd`, of which [`inherited`] gave one of our own: who waits at its other end is
+/// to see it closed when ours is.
+#[cfg(feature = "tool")]
+pub(crate) fn close_inherited(fd: i32) {
+    if fd > 2 {
+        // SAFETY: called before anything else was opened, with a number from the command line: nobody here owns it.
+        unsafe { libc::close(fd) };
     }
 }
 

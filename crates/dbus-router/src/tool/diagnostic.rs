@@ -85,14 +85,15 @@ fn show(f: &mut fmt::Formatter<'_>, file: &str, text: &str, problem: &Problem) -
         start -= 1;
     }
     let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
-    let line_end = text[start..]
-        .find('\n')
-        .map_or(text.len(), |at| start + at);
+    let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
     let line = text[line_start..line_end].trim_end_matches('\r');
     let number = line_of(text, start);
     let before: String = text[line_start..start].chars().map(visible).collect();
     let column = before.chars().count() + 1;
-    let mut end = problem.span.end.clamp(start, line_start + line.len().max(start - line_start));
+    let mut end = problem
+        .span
+        .end
+        .clamp(start, line_start + line.len().max(start - line_start));
     while !text.is_char_boundary(end) {
         end += 1;
     }
