@@ -673,3 +673,40 @@ fn called_by_the_name_xdg_dbus_proxy_it_is_one() {
     let output = Command::new(&link).arg("--help").output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("usage: xdg-dbus-proxy"));
 }
+
+#[test]
+fn sloppy_names_shows_unique_names() {
+    needs_theirs!();
+    for options in [
+        &["--filter"][..],
+        &["--filter", "--sloppy-names"],
+        &["--filter", "--see=org.test.Plain"],
+    ] {
+        same(options, |place| {
+            place
+                .client
+                .add_match("type='signal',member='NameOwnerChanged'");
+            let outside = RawClient::open(place.daemon.address());
+            let unique = outside.unique_name().to_owned();
+            let mut said = vec![
+                place.driver("GetNameOwner", &Body::new().str(&unique)),
+                hidden(place.driver("GetConnectionUnixUser", &Body::new().str(&unique))),
+                hidden(place.call(&unique, "/", "org.test.I", "Method")),
+                format!("{}", place.client.list_names().contains(&unique)),
+            ];
+            drop(outside);
+            // Its end is announced before a call that is sent after the bus has noticed it.
+            let mut other = RawClient::open(place.daemon.address());
+            while other.list_names().contains(&unique) {}
+            said.extend(
+                place
+                    .client
+                    .signals_so_far()
+                    .iter()
+                    .filter(|signal| signal.contains(&unique))
+                    .map(|signal| signal.replace(&unique, ":x")),
+            );
+            said
+        });
+    }
+}

@@ -383,6 +383,7 @@ impl Hub {
     fn host_change_is_told(&self, id: SessionId, name: &str) -> bool {
         if let Some(unique) = UniqueName::parse(name) {
             return self.floor(id) >= Access::See
+                || self.config.policy.rules().unique_name_changes
                 || self.departed.contains(unique)
                 || self.departed_on_host.contains(unique)
                 || self.clients.contains_key(&unique)

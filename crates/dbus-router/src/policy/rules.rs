@@ -83,6 +83,8 @@ pub struct Rules {
     pub outward_signals: bool,
     /// The host may call every client, whatever `exports` and `interfaces` say.
     pub inward_calls: bool,
+    /// That connections of the host come and go is told, whatever names they hold (xdg-dbus-proxy's `--sloppy-names`).
+    pub unique_name_changes: bool,
     /// Names that hand over the host (systemd1, Flatpak, impl.portal) are refused unless a rule names them.
     /// Off only for `dbus-router proxy`, where `--talk=org.freedesktop.*` means what it says.
     pub guard_host: bool,
@@ -104,6 +106,7 @@ impl Default for Rules {
             host_environment: false,
             outward_signals: false,
             inward_calls: false,
+            unique_name_changes: false,
             guard_host: true,
         }
     }

@@ -162,9 +162,10 @@ fn clear(path: &Path) -> Result<(), String> {
 
 /// Every client lives on the host; the options say what of it there is.
 fn rules(proxy: &Proxy) -> Rules {
-    let unmentioned = match (proxy.filter, proxy.sloppy_names) {
-        (true, _) => Access::Hidden,
-        (false, _) => Access::Own,
+    let unmentioned = if proxy.filter {
+        Access::Hidden
+    } else {
+        Access::Own
     };
     Rules {
         default: Side::Host,
@@ -191,6 +192,7 @@ fn rules(proxy: &Proxy) -> Rules {
         host_environment: !proxy.filter,
         outward_signals: true,
         inward_calls: true,
+        unique_name_changes: proxy.sloppy_names,
         guard_host: false,
         ..Rules::default()
     }

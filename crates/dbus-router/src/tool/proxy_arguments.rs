@@ -27,7 +27,7 @@ Options:
 Options of the ADDRESS PATH before them:
     --filter                     Let through only what the options below allow
     --log                        Print each message on standard output
-    --sloppy-names               Show all unique names
+    --sloppy-names               Tell of all unique names that come and go
     --see=NAME                   NAME can be seen
     --talk=NAME                  NAME can be seen and talked to
     --own=NAME                   NAME can be seen, talked to and owned
