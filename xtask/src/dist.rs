@@ -22,7 +22,7 @@ struct Program {
     data: &'static [(&'static str, &'static str)],
 }
 
-const PROGRAMS: [Program; 2] = [
+const PROGRAMS: [Program; 3] = [
     Program {
         name: "kapsule-dbus-mux",
         package: "kapsule-dbus-mux",
@@ -38,6 +38,17 @@ const PROGRAMS: [Program; 2] = [
             ),
         ],
         data: &[],
+    },
+    Program {
+        name: "dbus-router",
+        package: "dbus-router",
+        command: dbus_router::tool::cli::command,
+        user_units: &[],
+        // In the place of the page made from the command line: its options are xdg-dbus-proxy's.
+        data: &[(
+            "share/man/man1/dbus-router-proxy.1",
+            include_str!("../../crates/dbus-router/man/dbus-router-proxy.1"),
+        )],
     },
     Program {
         name: "shield-bridge",
@@ -139,7 +150,10 @@ impl Tree {
         make_parent(&path)?;
         fs::write(&path, contents)
             .map_err(Failure::doing(format_args!("writing {}", path.display())))?;
-        self.files.push(file);
+        // A page written by hand takes the place of one made from the command line.
+        if !self.files.contains(&file) {
+            self.files.push(file);
+        }
         Ok(())
     }
 

@@ -304,3 +304,20 @@ fn a_wrong_file_ends_the_program_at_its_start() {
     );
     assert!(!Path::new(listen).exists());
 }
+
+#[test]
+fn what_was_called_by_its_unique_name_is_learned_by_its_name() {
+    testbed::needs!(testbed::tools::DBUS_DAEMON);
+    let mut place = Place::new(&["learn"], "", &["--write", "{dir}/learned.toml"]);
+    let mut client = place.client();
+    let owner = client.name_owner("org.test.First").unwrap();
+    assert!(can_call(&mut client, &owner));
+    place.router.signal(rustix::process::Signal::TERM);
+    assert!(place.router.wait(Deadline::usual()).is_some());
+    let learned = std::fs::read_to_string(place.dir.join("learned.toml")).unwrap();
+    assert!(learned.contains("name = \"org.test.First\""), "{learned}");
+    assert!(
+        learned.contains("calls = [\"org.test.I.Method\"]"),
+        "{learned}"
+    );
+}

@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 
 use dbus_wire::{Body, Builder};
 use testbed::raw_client::{call, driver_call};
-use testbed::{Arrival, DaemonOptions, DbusDaemon, Deadline, RawClient, TestDir, deadline};
+use testbed::{
+    Arrival, DaemonOptions, DbusDaemon, Deadline, RawClient, TestDir, deadline, needs, tools,
+};
 
 const OURS: &str = env!("CARGO_BIN_EXE_dbus-router");
 
@@ -31,23 +33,6 @@ impl Program {
             }
         }
     }
-}
-
-fn theirs_is_here() -> bool {
-    Command::new("xdg-dbus-proxy")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
-}
-
-macro_rules! needs_theirs {
-    () => {
-        testbed::needs!(testbed::tools::DBUS_DAEMON);
-        if !theirs_is_here() {
-            testbed::skip!("xdg-dbus-proxy is not here (Debian: xdg-dbus-proxy)");
-        }
-    };
 }
 
 /// A running proxy, ended when this goes.
@@ -272,7 +257,7 @@ fn about_names_without_connections(place: &mut Place) -> Vec<String> {
 
 #[test]
 fn without_filter_everything_passes() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     let said = same(&[], about_names_without_connections);
     assert!(
         said[1].starts_with("org.test.Plain: ok ok ok true ok"),
@@ -283,7 +268,7 @@ fn without_filter_everything_passes() {
 
 #[test]
 fn filter_alone_hides_everything() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     let said = same(&["--filter"], about_names);
     assert_eq!(said[0], "org.freedesktop.DBus");
     assert!(
@@ -294,7 +279,7 @@ fn filter_alone_hides_everything() {
 
 #[test]
 fn see_shows_a_name_that_cannot_be_called() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     let said = same(&["--filter", "--see=org.test.Plain"], about_names);
     assert!(
         said[1].starts_with("org.test.Plain: AccessDenied ok ok true ok"),
@@ -304,7 +289,7 @@ fn see_shows_a_name_that_cannot_be_called() {
 
 #[test]
 fn talk_lets_a_name_be_called() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     let said = same(&["--filter", "--talk=org.test.Plain"], about_names);
     assert!(said[1].starts_with("org.test.Plain: ok ok"), "{said:?}");
     assert!(
@@ -315,7 +300,7 @@ fn talk_lets_a_name_be_called() {
 
 #[test]
 fn an_asterisk_is_the_name_itself_and_all_below() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     for option in [
         "--see=org.test.Tree.*",
         "--talk=org.test.Tree.*",
@@ -331,7 +316,7 @@ fn an_asterisk_is_the_name_itself_and_all_below() {
 
 #[test]
 fn own_lets_names_be_owned() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     let said = same(&["--filter", "--own=org.mine.*"], |place| {
         let mut said = Vec::new();
         for name in [
@@ -353,7 +338,7 @@ fn own_lets_names_be_owned() {
 
 #[test]
 fn call_lets_single_methods_and_objects_through() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     for rule in [
         "*",
         "",
@@ -411,7 +396,7 @@ fn broadcasts(place: &mut Place) -> Vec<String> {
 
 #[test]
 fn broadcast_lets_single_signals_in() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     assert!(same(&["--filter"], broadcasts).is_empty());
     assert_eq!(
         same(&["--filter", "--talk=org.test.Plain"], broadcasts).len(),
@@ -435,7 +420,7 @@ fn broadcast_lets_single_signals_in() {
 
 #[test]
 fn a_unique_name_is_what_the_names_of_its_owner_are() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     for options in [
         &["--filter"][..],
         &["--filter", "--see=org.test.Plain"],
@@ -457,7 +442,7 @@ fn a_unique_name_is_what_the_names_of_its_owner_are() {
 
 #[test]
 fn who_has_spoken_to_the_client_can_be_answered() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     same(&["--filter", "--own=org.mine.Name"], |place| {
         place.client.request_name("org.mine.Name", 0);
         let mut outside = RawClient::open(place.daemon.address());
@@ -478,7 +463,7 @@ fn who_has_spoken_to_the_client_can_be_answered() {
 
 #[test]
 fn the_driver_itself_is_there_but_for_what_hands_over_the_host() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     same(&["--filter"], |place| {
         let environment = Body::new().array("{ss}", |array| array);
         let nothing = Body::new();
@@ -517,7 +502,7 @@ fn the_driver_itself_is_there_but_for_what_hands_over_the_host() {
 
 #[test]
 fn args_come_from_a_descriptor() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     for program in [Program::Theirs, Program::Ours] {
         let dir = TestDir::new();
         let daemon = DbusDaemon::start(&dir, &DaemonOptions::default()).unwrap();
@@ -548,7 +533,7 @@ fn args_come_from_a_descriptor() {
 
 #[test]
 fn several_addresses_are_several_proxies_that_end_when_fd_is_closed() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     for program in [Program::Theirs, Program::Ours] {
         let dir = TestDir::new();
         let daemon = DbusDaemon::start(&dir, &DaemonOptions::default()).unwrap();
@@ -577,7 +562,7 @@ fn several_addresses_are_several_proxies_that_end_when_fd_is_closed() {
 
 #[test]
 fn a_wrong_command_line_is_said_in_the_same_words() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     let dir = TestDir::new();
     let socket = dir.join("s").display().to_string();
     for arguments in [
@@ -615,7 +600,7 @@ fn a_wrong_command_line_is_said_in_the_same_words() {
 
 #[test]
 fn log_prints_calls_and_what_becomes_of_them() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     let lines = |program: Program| {
         let dir = TestDir::new();
         let daemon = DbusDaemon::start(&dir, &DaemonOptions::default()).unwrap();
@@ -676,7 +661,7 @@ fn called_by_the_name_xdg_dbus_proxy_it_is_one() {
 
 #[test]
 fn sloppy_names_shows_unique_names() {
-    needs_theirs!();
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
     for options in [
         &["--filter"][..],
         &["--filter", "--sloppy-names"],

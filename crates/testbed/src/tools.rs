@@ -324,8 +324,24 @@ const fn same(packages: &'static [&'static str]) -> Packages {
     }
 }
 
+/// The filter whose place dbus-router takes.
+pub const XDG_DBUS_PROXY: Tool = Tool {
+    name: "xdg-dbus-proxy",
+    purpose: "dbus-router beside it, option by option",
+    probe: Probe::Program("xdg-dbus-proxy", &["--version"]),
+    packages: same(&["xdg-dbus-proxy"]),
+};
+
+/// Makes sandboxes.
+pub const BWRAP: Tool = Tool {
+    name: "bwrap",
+    purpose: "a sandbox with dbus-router's socket in it",
+    probe: Probe::Program("bwrap", &["--version"]),
+    packages: same(&["bubblewrap"]),
+};
+
 /// All of them.
-pub const ALL: [&Tool; 23] = [
+pub const ALL: [&Tool; 25] = [
     &DBUS_DAEMON,
     &DBUS_SEND,
     &REFERENCE_SUITES,
@@ -349,6 +365,8 @@ pub const ALL: [&Tool; 23] = [
     &XDOTOOL,
     &PODMAN,
     &BUSYBOX,
+    &XDG_DBUS_PROXY,
+    &BWRAP,
 ];
 
 impl Tool {
