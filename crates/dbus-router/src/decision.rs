@@ -54,6 +54,11 @@ pub struct Decision<'d> {
 
 /// Is told of decisions and messages by a [`Router`](crate::Router), in the router's thread: it should be quick.
 pub trait Watcher: Send {
+    /// Whether decisions are to be told at the moment; what is not asked for is not put together.
+    fn wants_decisions(&self) -> bool {
+        true
+    }
+
     /// A decision was made.
     fn decided(&mut self, decision: &Decision<'_>);
 

@@ -321,3 +321,27 @@ fn what_was_called_by_its_unique_name_is_learned_by_its_name() {
         "{learned}"
     );
 }
+
+#[test]
+fn a_log_can_be_turned_on_by_the_file_while_the_router_runs() {
+    testbed::needs!(testbed::tools::DBUS_DAEMON);
+    let mut place = Place::new(&[], &talk("org.test.First"), &[]);
+    let mut client = place.client();
+    assert!(can_call(&mut client, "org.test.First"));
+    let log = place.dir.join("decisions");
+    let rules = format!(
+        "{}[log]\ndecisions = {log:?}\nrefused_only = true\n",
+        talk("org.test.First")
+    );
+    std::fs::write(place.rules(), rules).unwrap();
+    place
+        .says
+        .expect_line("that the rules were loaded", |line| {
+            line.contains("were loaded")
+        });
+    assert!(can_call(&mut client, "org.test.First"));
+    assert!(!can_call(&mut client, "org.test.Second"));
+    let text = std::fs::read_to_string(log).unwrap();
+    assert!(text.contains("org.test.Second"), "{text}");
+    assert!(!text.contains("org.test.First"), "{text}");
+}

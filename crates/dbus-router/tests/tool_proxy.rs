@@ -695,3 +695,30 @@ fn sloppy_names_shows_unique_names() {
         });
     }
 }
+
+#[test]
+fn descriptors_pass_in_both_directions() {
+    needs!(tools::DBUS_DAEMON, tools::XDG_DBUS_PROXY);
+    same(&["--filter", "--own=org.mine.Name"], |place| {
+        place.client.request_name("org.mine.Name", 0);
+        let mut outside = RawClient::open(place.daemon.address());
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let body = Body::new().unix_fd(0);
+        let message = call("org.mine.Name", "/", "org.mine.I", "Take").body(&body);
+        let serial = outside.send_with_fds(message, &[writer.as_fd()]);
+        drop(writer);
+        let mut taken = place.client.expect_call("Take");
+        // Back the same way, in the answer.
+        let fd = taken.fds.remove(0);
+        let answer = Builder::reply_to(&taken.header()).body(&body);
+        place.client.send_with_fds(answer, &[fd.as_fd()]);
+        drop(fd);
+        let mut back = outside.expect_reply(serial).returned();
+        let mut file = std::fs::File::from(back.fds.remove(0));
+        file.write_all(b"there and back").unwrap();
+        drop(file);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        vec![text]
+    });
+}

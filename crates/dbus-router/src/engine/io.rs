@@ -481,7 +481,9 @@ fn pay(charges: &mut [(u32, Load)], payer: SessionId, bytes: usize, fds: usize) 
 
 impl Outbox for Io {
     fn wants_decisions(&self) -> bool {
-        self.watcher.is_some()
+        self.watcher
+            .as_ref()
+            .is_some_and(|watcher| watcher.wants_decisions())
     }
 
     fn decided(&mut self, decision: &Decision<'_>) {

@@ -34,10 +34,11 @@ impl Watcher for ProxyLog {
         }
     }
 
+    fn wants_decisions(&self) -> bool {
+        self.filter
+    }
+
     fn decided(&mut self, decision: &Decision<'_>) {
-        if !self.filter {
-            return;
-        }
         let call = decision.kind == MessageType::MethodCall;
         self.say(match (decision.direction, decision.ruling) {
             (_, Ruling::Allowed) => return,

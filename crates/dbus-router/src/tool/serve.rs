@@ -1,6 +1,7 @@
 //! `dbus-router --listen PATH`: serve until a signal; load the rules again when they change.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dbus_wire::address::{Address, UnixTarget};
@@ -26,11 +27,16 @@ pub(super) fn serve(options: &Serve) -> Result<(), Failure> {
     let watch = options.config.as_deref().and_then(watch);
     let loaded = Loaded::new(options)?;
     let mut router = start(options, Policy::from_rules(loaded.config.rules.clone()))?;
+    let logs = Arc::new(AtomicBool::new(loaded.writer.is_some()));
     let loaded = Arc::new(Mutex::new(loaded));
-    router.watch(Box::new(DecisionsLogged(loaded.clone())));
+    router.watch(Box::new(DecisionsLogged {
+        loaded: loaded.clone(),
+        logs: logs.clone(),
+    }));
     let reload = Reload {
         options: options.clone(),
         loaded,
+        logs,
         handle: router.handle(),
     };
     let on_hangup = reload.clone();
@@ -188,6 +194,7 @@ impl Loaded {
 struct Reload {
     options: Serve,
     loaded: Arc<Mutex<Loaded>>,
+    logs: Arc<AtomicBool>,
     handle: Handle,
 }
 
@@ -210,6 +217,7 @@ impl Reload {
                     let changed = new.config.rules != loaded.config.rules;
                     let rules = new.config.rules.clone();
                     *loaded = new;
+                    self.logs.store(loaded.writer.is_some(), Ordering::Relaxed);
                     // The router may be waiting for this lock to log a decision.
                     drop(loaded);
                     if changed {
@@ -275,11 +283,19 @@ fn on_save(mut watch: FileWatch, saved: impl Fn() + Send + 'static) {
 
 // ── What is told of ──
 
-struct DecisionsLogged(Arc<Mutex<Loaded>>);
+struct DecisionsLogged {
+    loaded: Arc<Mutex<Loaded>>,
+    /// Whether there is a log at the moment, to be known without the lock.
+    logs: Arc<AtomicBool>,
+}
 
 impl Watcher for DecisionsLogged {
+    fn wants_decisions(&self) -> bool {
+        self.logs.load(Ordering::Relaxed)
+    }
+
     fn decided(&mut self, decision: &Decision<'_>) {
-        let mut loaded = locked(&self.0);
+        let mut loaded = locked(&self.loaded);
         let Some(writer) = &mut loaded.writer else {
             return;
         };
