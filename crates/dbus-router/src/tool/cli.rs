@@ -73,7 +73,7 @@ pub struct Serve {
     /// the router and not in the sandbox. [default: nowhere]
     #[arg(long, value_name = "DIR:…", value_delimiter = ':')]
     pub data_dirs: Vec<PathBuf>,
-    /// Write each decision as a line of JSON to a file, or to the journal. Goes before what the rules' [log] says.
+    /// Write each decision as a line of JSON to a file, or to the journal. Goes before what the rules say of it.
     #[arg(long, value_name = "FILE|journal")]
     pub decisions: Option<String>,
 }

@@ -555,6 +555,21 @@ mod tests {
     }
 
     #[test]
+    fn every_example_of_the_manual_is_right() {
+        let manual = include_str!("../../../../docs/dbus-router.md");
+        let examples: Vec<&str> = manual
+            .split("```toml\n")
+            .skip(1)
+            .filter_map(|rest| rest.split("```").next())
+            .collect();
+        assert!(examples.len() > 5, "the manual has examples");
+        for example in examples {
+            parse("docs/dbus-router.md", example)
+                .unwrap_or_else(|report| panic!("{report}\nin\n{example}"));
+        }
+    }
+
+    #[test]
     fn rules_stand_in_the_order_of_the_file_with_their_lines() {
         let config = parse(
             "f",
