@@ -127,7 +127,9 @@ impl Place {
             .arg(&socket)
             .args(options);
         let proxy = Running::start(command);
-        let client = open(&socket);
+        let mut client = open(&socket);
+        // Theirs asks the bus who owns the names of its options, behind Hello: now it knows.
+        client.call_driver("GetId", &Body::new());
         Place {
             _proxy: proxy,
             client,

@@ -128,14 +128,12 @@ impl Hub {
             .policy
             .to_peer(names, &Wish::of(header), self.floor(from));
         match judged {
-            // As in xdg-dbus-proxy: who has spoken to a client that lives on the host can be seen by it, no more.
-            (Passage::Hidden, _) if self.has_spoken(from, peer) && self.lives_on_host(from) => {
-                (Passage::Forbidden, None)
-            }
-            (Passage::Hidden | Passage::Forbidden, _)
-                if self.has_spoken(from, peer) && !self.lives_on_host(from) =>
-            {
-                (Passage::Allowed, None)
+            (Passage::Hidden | Passage::Forbidden, _) if self.has_spoken(from, peer) => {
+                if self.config.policy.rules().spoken >= Access::Talk {
+                    (Passage::Allowed, None)
+                } else {
+                    (Passage::Forbidden, None)
+                }
             }
             judged => judged,
         }

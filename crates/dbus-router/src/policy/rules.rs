@@ -83,6 +83,9 @@ pub struct Rules {
     pub outward_signals: bool,
     /// The host may call every client, whatever `exports` and `interfaces` say.
     pub inward_calls: bool,
+    /// What a connection of the host that has spoken to a client is to it at least. [`Access::See`] is
+    /// xdg-dbus-proxy's: it may be watched, and not be called.
+    pub spoken: Access,
     /// That connections of the host come and go is told, whatever names they hold (xdg-dbus-proxy's `--sloppy-names`).
     pub unique_name_changes: bool,
     /// Names that hand over the host (systemd1, Flatpak, impl.portal) are refused unless a rule names them.
@@ -106,6 +109,7 @@ impl Default for Rules {
             host_environment: false,
             outward_signals: false,
             inward_calls: false,
+            spoken: Access::Talk,
             unique_name_changes: false,
             guard_host: true,
         }

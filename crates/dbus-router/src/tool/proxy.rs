@@ -192,6 +192,7 @@ fn rules(proxy: &Proxy) -> Rules {
         host_environment: !proxy.filter,
         outward_signals: true,
         inward_calls: true,
+        spoken: Access::See,
         unique_name_changes: proxy.sloppy_names,
         guard_host: false,
         ..Rules::default()
