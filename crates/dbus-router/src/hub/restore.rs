@@ -107,6 +107,14 @@ impl Hub {
         out.open(Port::Link(Bus::Container, id), &hello, unix_fds);
     }
 
+    /// Whether a client's link to the container bus is being opened.
+    pub(super) fn is_joining_container(&self, id: SessionId) -> bool {
+        let link = self
+            .session(id)
+            .and_then(|session| session.container.as_ref());
+        link.is_some_and(|link| !link.open)
+    }
+
     /// A client's new link to the container bus is open: its rules are put back.
     pub(super) fn restore_on_container(&mut self, id: SessionId, out: &mut dyn Outbox) {
         let Some(session) = self.session(id) else {
