@@ -646,7 +646,10 @@ impl Hub {
         let Ok(name) = WellKnownName::parse(name) else {
             return;
         };
-        if let Some(session) = self.session_mut(id) {
+        // A rule that the client has taken back may be in force there for a moment.
+        if let Some(session) = self.session_mut(id)
+            && (session.rules.iter()).any(|it| super::ownership::watches_name(&it.rule, &name))
+        {
             session.remember_told(name.clone(), shown_new, KNOWN);
         }
         if shown_old.is_some() && shown_new.is_some() {
