@@ -616,10 +616,19 @@ impl Hub {
             // The host's is the one that it hears of its unique name.
             Some("NameAcquired" | "NameLost")
                 if reader.str().is_ok_and(|name| name.starts_with(':')) => {}
-            Some("NameLost") => {
+            Some(member @ ("NameAcquired" | "NameLost")) => {
                 self.pass_from_container(id, Origin::Driver, frame, out);
                 let mut reader = Reader::new(header.endian, header.signature, frame.body.bytes());
-                self.loss_was_told(id, reader.str().ok(), out);
+                let name = reader.str().ok();
+                if let (Some(name), Some(session)) = (name, self.session_mut(id)) {
+                    session.acquired.retain(|it| **it != *name);
+                    if member == "NameAcquired" {
+                        session.acquired.extend(WellKnownName::parse(name));
+                    }
+                }
+                if member == "NameLost" {
+                    self.loss_was_told(id, name, out);
+                }
             }
             _ => self.pass_from_container(id, Origin::Driver, frame, out),
         }
@@ -941,7 +950,7 @@ impl Hub {
             session.in_step = false;
             session.known.clear();
             let told = std::mem::take(&mut session.told);
-            let own = session.name;
+            let acquired = std::mem::take(&mut session.acquired);
             let halves: Vec<_> = session
                 .container
                 .iter()
@@ -957,10 +966,9 @@ impl Hub {
                 session.container_name = None;
             }
             out.close(Port::Link(Bus::Container, id), Ending::Abrupt);
-            for (name, owner) in &changes {
-                if Some(*owner) == own {
-                    self.driver_signal(id, "NameLost", &Body::new().str(name), out);
-                }
+            // Not what the control link knows: it may have heard more than this client was told, or less.
+            for name in &acquired {
+                self.driver_signal(id, "NameLost", &Body::new().str(name), out);
             }
             // What this client heard of a name's owner is what it has to hear the end of.
             let mut lost: Vec<(WellKnownName, UniqueName)> = changes
