@@ -181,7 +181,11 @@ impl Hub {
         {
             check(frame)?;
         }
-        match self.resolve(id, destination, header) {
+        let target = match self.resolve(id, destination, header) {
+            Target::Unknown(name) => self.resolve_as_known(id, name, header),
+            target => target,
+        };
+        match target {
             Target::Inside(to) => {
                 check(frame)?;
                 self.deliver(id, to, frame, out);

@@ -195,6 +195,24 @@ impl Hub {
         }
     }
 
+    /// Where a message goes that was whole only after its name had to be asked for again: to where it was on its
+    /// way. What was said to the client meanwhile came after it had begun to send.
+    pub(super) fn resolve_as_known(
+        &mut self,
+        id: SessionId,
+        name: WellKnownName,
+        header: &Header<'_>,
+    ) -> Target {
+        if let Some(session) = self.session_mut(id) {
+            session.known.insert(name.clone());
+        }
+        let target = self.resolve(id, &name, header);
+        if let Some(session) = self.session_mut(id) {
+            session.known.remove(&name);
+        }
+        target
+    }
+
     /// Asks on the client's container link whether a name is owned there, before it is first looked for on
     /// the host. A program that took the name and then spoke to this client over that bus is seen by this.
     pub(super) fn ask_container(
