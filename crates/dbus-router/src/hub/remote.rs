@@ -431,9 +431,10 @@ impl Hub {
                 let link = self
                     .session_mut(id)
                     .and_then(|session| session.container.as_mut());
+                // A call of the client's may have a serial of ours that waits: ours was sent first.
                 let (asked, call) = link.map_or((false, None), |link| {
-                    let asked = link.outstanding.remove(&serial);
-                    (asked, link.driver_reply(serial))
+                    let call = link.driver_reply(serial);
+                    (call.is_none() && link.outstanding.remove(&serial), call)
                 });
                 match call {
                     Some(call) => self.container_driver_replied(id, call, frame, out),
