@@ -594,6 +594,7 @@ impl Hub {
         if let Some(remote) = &mut self.remote {
             remote.is_client(raw, name);
         }
+        self.add_rules_about(id, out);
         self.container_hello_ended(id, out);
         self.registered(id, out);
         self.name_acquired(id, out);
@@ -819,6 +820,47 @@ impl Hub {
             }
         }
         Some(rule)
+    }
+
+    /// A client has got its name on the container bus: the rules of others that name it can be in force there from
+    /// now on. (It may have been known by its host name for a while.)
+    pub(super) fn add_rules_about(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        let Some(name) = self.session(id).and_then(|session| session.name) else {
+            return;
+        };
+        let name = name.to_string();
+        let mut due = Vec::new();
+        for other in self.session_ids().into_iter().filter(|other| *other != id) {
+            let Some(session) = self.session(other) else {
+                continue;
+            };
+            let has_link = session.container.as_ref().is_some_and(|link| link.open);
+            if !has_link || session.phase != Phase::Active {
+                continue;
+            }
+            for entry in &session.rules {
+                let names = [&entry.rule.sender, &entry.rule.destination];
+                if names.into_iter().any(|it| it.as_deref() == Some(&*name)) {
+                    due.push((other, entry.rule.clone(), entry.count));
+                }
+            }
+        }
+        for (other, rule, count) in due {
+            let Some(rule) = self.container_rule(other, &rule) else {
+                continue;
+            };
+            let body = Body::new().str(&rule.to_string());
+            for _ in 0..count {
+                self.ask_driver(
+                    other,
+                    Bus::Container,
+                    "AddMatch",
+                    &body,
+                    Purpose::Ignored,
+                    out,
+                );
+            }
+        }
     }
 
     /// AddMatch with two buses.

@@ -129,6 +129,7 @@ impl Hub {
         if let (Some(name), Some(raw), Some(remote)) = (name, raw, &mut self.remote) {
             remote.is_client(raw, name);
         }
+        self.add_rules_about(id, out);
         for (rule, count) in rules {
             if let Some(rule) = self.container_rule(id, &rule) {
                 let body = Body::new().str(&rule.to_string());
