@@ -220,6 +220,8 @@ pub(crate) struct Session {
     /// Owners on a remote container bus as this session was told, where that may differ from what the control
     /// link says.
     pub told: Vec<(WellKnownName, Option<UniqueName>)>,
+    /// Names of which a remote container bus told it that it owns them, and not yet that it lost them.
+    pub acquired: Vec<WellKnownName>,
     /// Names that it asked the container bus for; from then on the control link's word is enough.
     pub known: HashSet<WellKnownName>,
     /// RequestName calls for a remote container bus, to be said again should it restart: name and flags.
@@ -256,6 +258,7 @@ impl Session {
             rules: Vec::new(),
             claims: Vec::new(),
             told: Vec::new(),
+            acquired: Vec::new(),
             known: HashSet::default(),
             requests: Vec::new(),
             lost: Vec::new(),

@@ -1,5 +1,6 @@
 //! From arguments to an exit status.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -28,7 +29,9 @@ pub fn main() -> ExitCode {
             .location()
             .map(ToString::to_string)
             .unwrap_or_default();
-        eprintln!("kapsule-dbus-mux: this is a fault in the program, please report it ({place})");
+        complain(&format!(
+            "this is a fault in the program, please report it ({place})"
+        ));
     }));
     let result = match cli.command {
         None => serve::serve(cli.serve).map(|()| ExitCode::SUCCESS),
@@ -36,9 +39,14 @@ pub fn main() -> ExitCode {
         Some(Sub::Status { path, json }) => status::status(&path, json).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|Failure(problem)| {
-        eprintln!("kapsule-dbus-mux: {problem}");
+        complain(&problem);
         ExitCode::FAILURE
     })
+}
+
+/// Says something on standard error; where nobody reads that, nobody hears it.
+pub(crate) fn complain(what: &str) {
+    let _ = writeln!(std::io::stderr(), "kapsule-dbus-mux: {what}");
 }
 
 fn set_up_log(verbose: u8) {
@@ -56,6 +64,8 @@ fn set_up_log(verbose: u8) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)
+        // A reader that has gone must not end the router.
+        .log_internal_errors(false)
         .without_time();
     log.init();
 }

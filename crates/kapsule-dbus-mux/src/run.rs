@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::cli::Buses;
-use crate::program::Failure;
+use crate::program::{Failure, complain};
 use crate::serve;
 
 /// The status of a shell for a command that cannot be started, and for one that is not there.
@@ -55,10 +55,7 @@ pub(crate) fn run(buses: Buses, command: &[OsString]) -> Result<ExitCode, Failur
         .spawn();
     let status = match child {
         Err(error) => {
-            eprintln!(
-                "kapsule-dbus-mux: cannot run {}: {error}",
-                program.display()
-            );
+            complain(&format!("cannot run {}: {error}", program.display()));
             match error.kind() {
                 std::io::ErrorKind::NotFound => ExitCode::from(NOT_FOUND),
                 _ => ExitCode::from(CANNOT_START),

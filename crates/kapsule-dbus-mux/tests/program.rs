@@ -439,3 +439,34 @@ fn status_shows_clients_and_names_and_where_they_live() {
         "{json}"
     );
 }
+
+// ── Its log ──
+
+#[test]
+fn a_reader_of_the_log_that_has_gone_does_not_end_it() {
+    let dir = TestDir::new();
+    let socket = dir.join("bus");
+    let ready = dir.join("ready");
+    let told = std::os::unix::net::UnixDatagram::bind(&ready).expect("a socket to be told by");
+    told.set_read_timeout(Some(testbed::deadline::LIMIT))
+        .expect("a limit");
+    let mut command = mux(&dir, &["-vv", "--host-bus", "none", "--listen"]);
+    command
+        .arg(&socket)
+        .env("NOTIFY_SOCKET", &ready)
+        .stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    drop(child.stderr.take());
+    told.recv(&mut [0; 64]).expect("it gets ready");
+    for _ in 0..3 {
+        // Rubbish is worth a line in the log.
+        use std::io::{Read, Write};
+        let mut rude = std::os::unix::net::UnixStream::connect(&socket).expect("it listens");
+        rude.write_all(b"rubbish\r\n").expect("it reads");
+        let _ = rude.read(&mut [0; 64]);
+    }
+    let address = format!("unix:path={}", socket.display());
+    RawClient::open(&address);
+    child.kill().expect("it still runs");
+    child.wait().expect("it is ours");
+}

@@ -288,7 +288,7 @@ pub const PING: Tool = Tool {
 pub const XDOTOOL: Tool = Tool {
     name: "xdotool",
     purpose: "the click on a notification of the firewall",
-    probe: Probe::Program("xdotool", &["version"]),
+    probe: Probe::Starts("xdotool"),
     packages: same(&["xdotool"]),
 };
 

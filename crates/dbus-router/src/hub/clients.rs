@@ -33,6 +33,7 @@ impl Hub {
             // Specification, "Message Format": unknown types must be ignored.
             (MessageType::Unknown(_), _) => return Verdict::Drop,
             (MessageType::MethodReturn | MessageType::Error, None) => return Verdict::Drop,
+            (_, None) if self.is_joining_container(id) => return Verdict::Wait,
             (_, None) => return Verdict::Take,
             // Malformed, which is judged before it is dropped as a reply that nobody asked for.
             (MessageType::MethodReturn | MessageType::Error, _)
@@ -46,6 +47,10 @@ impl Hub {
         let target = self.resolve(id, destination, header);
         self.report_to_host(id, destination, header, &target, out);
         match target {
+            // A container bus that is back may have no place for the link yet: nothing is lost meanwhile.
+            Target::Unknown(_) | Target::Container(_) if self.is_joining_container(id) => {
+                Verdict::Wait
+            }
             Target::Unknown(name) => {
                 self.ask_container(id, name, out);
                 Verdict::Wait
@@ -179,7 +184,11 @@ impl Hub {
         {
             check(frame)?;
         }
-        match self.resolve(id, destination, header) {
+        let target = match self.resolve(id, destination, header) {
+            Target::Unknown(name) => self.resolve_as_known(id, name, header),
+            target => target,
+        };
+        match target {
             Target::Inside(to) => {
                 check(frame)?;
                 self.deliver(id, to, frame, out);

@@ -289,8 +289,9 @@ impl Hub {
                 };
                 control.view.set_owner(&name, owner);
             }
-            Question::Alive(id) => return self.container_is_alive(id, out),
-            Question::Step(id) => return self.container_in_step(id, out),
+            // They may be the last that a bus which tells its state is asked.
+            Question::Alive(id) => self.container_is_alive(id, out),
+            Question::Step(id) => self.container_in_step(id, out),
         }
         let Some(control) = self.control_mut(bus) else {
             return;

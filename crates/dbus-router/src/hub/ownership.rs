@@ -341,6 +341,11 @@ impl Hub {
         session.rules[place].count -= 1;
         if session.rules[place].count == 0 {
             session.rules.swap_remove(place);
+            // Of names that it does not watch any more it is told nothing, so what it was told grows old.
+            let rules = &session.rules;
+            session
+                .told
+                .retain(|(name, _)| rules.iter().any(|entry| watches_name(&entry.rule, name)));
             self.matches.remove(id, rule);
         }
         true

@@ -188,6 +188,24 @@ impl Hub {
         }
     }
 
+    /// Where a message goes that was whole only after its name had to be asked for again: to where it was on its
+    /// way. What was said to the client meanwhile came after it had begun to send.
+    pub(super) fn resolve_as_known(
+        &mut self,
+        id: SessionId,
+        name: WellKnownName,
+        header: &Header<'_>,
+    ) -> Target {
+        if let Some(session) = self.session_mut(id) {
+            session.known.insert(name.clone());
+        }
+        let target = self.resolve(id, &name, header);
+        if let Some(session) = self.session_mut(id) {
+            session.known.remove(&name);
+        }
+        target
+    }
+
     /// Asks on the client's container link whether a name is owned there, before it is first looked for on
     /// the host. A program that took the name and then spoke to this client over that bus is seen by this.
     pub(super) fn ask_container(
@@ -406,9 +424,10 @@ impl Hub {
                 let link = self
                     .session_mut(id)
                     .and_then(|session| session.container.as_mut());
+                // A call of the client's may have a serial of ours that waits: ours was sent first.
                 let (asked, call) = link.map_or((false, None), |link| {
-                    let asked = link.outstanding.remove(&serial);
-                    (asked, link.driver_reply(serial))
+                    let call = link.driver_reply(serial);
+                    (call.is_none() && link.outstanding.remove(&serial), call)
                 });
                 match call {
                     Some(call) => self.container_driver_replied(id, call, frame, out),
@@ -568,6 +587,7 @@ impl Hub {
         if let Some(remote) = &mut self.remote {
             remote.is_client(raw, name);
         }
+        self.add_rules_about(id, out);
         self.container_hello_ended(id, out);
         self.registered(id, out);
         self.name_acquired(id, out);
@@ -609,24 +629,24 @@ impl Hub {
             // The host's is the one that it hears of its unique name.
             Some("NameAcquired" | "NameLost")
                 if reader.str().is_ok_and(|name| name.starts_with(':')) => {}
-            Some("NameLost") => {
+            Some(member @ ("NameAcquired" | "NameLost")) => {
                 self.pass_from_container(id, Origin::Driver, frame, out);
                 let mut reader = Reader::new(header.endian, header.signature, frame.body.bytes());
-                self.loss_was_told(id, reader.str().ok(), out);
-                let mut reader = Reader::new(header.endian, header.signature, frame.body.bytes());
-                if let Ok(name) = reader.str() {
-                    self.unexport_name(id, name, out);
+                let Ok(name) = reader.str() else { return };
+                let known = WellKnownName::parse(name).ok();
+                if let Some(session) = self.session_mut(id) {
+                    session.acquired.retain(|it| **it != *name);
+                    if member == "NameAcquired" {
+                        session.acquired.extend(known.clone());
+                    }
                 }
-            }
-            Some("NameAcquired") => {
-                self.pass_from_container(id, Origin::Driver, frame, out);
-                let mut reader = Reader::new(header.endian, header.signature, frame.body.bytes());
-                if let Some(name) = reader
-                    .str()
-                    .ok()
-                    .and_then(|it| WellKnownName::parse(it).ok())
-                {
-                    self.export_name(id, &name, out);
+                match (member, known) {
+                    ("NameLost", _) => {
+                        self.loss_was_told(id, Some(name), out);
+                        self.unexport_name(id, name, out);
+                    }
+                    (_, Some(known)) => self.export_name(id, &known, out),
+                    _ => {}
                 }
             }
             _ => self.pass_from_container(id, Origin::Driver, frame, out),
@@ -654,7 +674,10 @@ impl Hub {
         let Ok(name) = WellKnownName::parse(name) else {
             return;
         };
-        if let Some(session) = self.session_mut(id) {
+        // A rule that the client has taken back may be in force there for a moment.
+        if let Some(session) = self.session_mut(id)
+            && (session.rules.iter()).any(|it| super::ownership::watches_name(&it.rule, &name))
+        {
             session.remember_told(name.clone(), shown_new, KNOWN);
         }
         if shown_old.is_some() && shown_new.is_some() {
@@ -796,6 +819,47 @@ impl Hub {
             }
         }
         Some(rule)
+    }
+
+    /// A client has got its name on the container bus: the rules of others that name it can be in force there from
+    /// now on. (It may have been known by its host name for a while.)
+    pub(super) fn add_rules_about(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        let Some(name) = self.session(id).and_then(|session| session.name) else {
+            return;
+        };
+        let name = name.to_string();
+        let mut due = Vec::new();
+        for other in self.session_ids().into_iter().filter(|other| *other != id) {
+            let Some(session) = self.session(other) else {
+                continue;
+            };
+            let has_link = session.container.as_ref().is_some_and(|link| link.open);
+            if !has_link || session.phase != Phase::Active {
+                continue;
+            }
+            for entry in &session.rules {
+                let names = [&entry.rule.sender, &entry.rule.destination];
+                if names.into_iter().any(|it| it.as_deref() == Some(&*name)) {
+                    due.push((other, entry.rule.clone(), entry.count));
+                }
+            }
+        }
+        for (other, rule, count) in due {
+            let Some(rule) = self.container_rule(other, &rule) else {
+                continue;
+            };
+            let body = Body::new().str(&rule.to_string());
+            for _ in 0..count {
+                self.ask_driver(
+                    other,
+                    Bus::Container,
+                    "AddMatch",
+                    &body,
+                    Purpose::Ignored,
+                    out,
+                );
+            }
+        }
     }
 
     /// AddMatch with two buses.
@@ -946,7 +1010,7 @@ impl Hub {
             session.in_step = false;
             session.known.clear();
             let told = std::mem::take(&mut session.told);
-            let own = session.name;
+            let acquired = std::mem::take(&mut session.acquired);
             let halves: Vec<_> = session
                 .container
                 .iter()
@@ -962,10 +1026,9 @@ impl Hub {
                 session.container_name = None;
             }
             out.close(Port::Link(Bus::Container, id), Ending::Abrupt);
-            for (name, owner) in &changes {
-                if Some(*owner) == own {
-                    self.driver_signal(id, "NameLost", &Body::new().str(name), out);
-                }
+            // Not what the control link knows: it may have heard more than this client was told, or less.
+            for name in &acquired {
+                self.driver_signal(id, "NameLost", &Body::new().str(name), out);
             }
             // What this client heard of a name's owner is what it has to hear the end of.
             let mut lost: Vec<(WellKnownName, UniqueName)> = changes

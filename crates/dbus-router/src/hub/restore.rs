@@ -107,6 +107,14 @@ impl Hub {
         out.open(Port::Link(Bus::Container, id), &hello, unix_fds);
     }
 
+    /// Whether a client's link to the container bus is being opened.
+    pub(super) fn is_joining_container(&self, id: SessionId) -> bool {
+        let link = self
+            .session(id)
+            .and_then(|session| session.container.as_ref());
+        link.is_some_and(|link| !link.open)
+    }
+
     /// A client's new link to the container bus is open: its rules are put back.
     pub(super) fn restore_on_container(&mut self, id: SessionId, out: &mut dyn Outbox) {
         let Some(session) = self.session(id) else {
@@ -121,6 +129,7 @@ impl Hub {
         if let (Some(name), Some(raw), Some(remote)) = (name, raw, &mut self.remote) {
             remote.is_client(raw, name);
         }
+        self.add_rules_about(id, out);
         for (rule, count) in rules {
             if let Some(rule) = self.container_rule(id, &rule) {
                 let body = Body::new().str(&rule.to_string());

@@ -91,7 +91,7 @@ pub struct World {
     pub next_stint: u64,
     ends: VecDeque<(Realm, ActivationId, LaunchEnd)>,
     down: [usize; 2],
-    era: u32,
+    pub era: u32,
     large: Vec<u8>,
 }
 
