@@ -24,11 +24,11 @@ pub struct Limits {
     pub pending_activations: usize,
     /// Bytes that may wait for one receiver inside. An empty queue takes one message of any legal size.
     pub receiver_bytes: usize,
-    /// Bytes that one sender may have in the queues of receivers inside.
+    /// Bytes that one sender may have in the queues of receivers inside and still call somebody.
     pub sender_bytes: usize,
     /// File descriptors that may wait for one receiver.
     pub receiver_fds: usize,
-    /// File descriptors that one sender may have in the queues of receivers inside.
+    /// File descriptors that one sender may have in the queues of receivers inside and still send more with a call.
     pub sender_fds: usize,
     /// How long a service may take from its start to owning its name.
     pub activation_time: Duration,

@@ -2,7 +2,7 @@
 
 use dbus_wire::body::Body;
 use dbus_wire::error_names;
-use dbus_wire::frame::Flags;
+use dbus_wire::frame::{Flags, MessageType};
 use dbus_wire::header::{Change, Edit, Header};
 use dbus_wire::match_rule::{Args, MatchRule};
 use dbus_wire::message::Builder;
@@ -74,11 +74,14 @@ impl Hub {
         let queued = out.queued(port);
         let waiting = queued.bytes + session.deferred_bytes();
         let charged = out.charged(from);
-        if (waiting > 0 && waiting + length > limits.receiver_bytes)
-            || (charged.bytes > 0 && charged.bytes + length > limits.sender_bytes)
-            || (!fds.is_empty() && queued.fds + fds.len() > limits.receiver_fds)
-            || (!fds.is_empty() && charged.fds + fds.len() > limits.sender_fds)
-        {
+        let receiver_is_full = (waiting > 0 && waiting + length > limits.receiver_bytes)
+            || (!fds.is_empty() && queued.fds + fds.len() > limits.receiver_fds);
+        // Only a call can be refused to its sender. A signal or reply that is not delivered ends its receiver, and
+        // that one has to answer for its own queue alone, not for what its sender has in those of others.
+        let sender_is_full = is_call_head(head)
+            && ((charged.bytes > 0 && charged.bytes + length > limits.sender_bytes)
+                || (!fds.is_empty() && charged.fds + fds.len() > limits.sender_fds));
+        if receiver_is_full || sender_is_full {
             return Err(Refusal::Full);
         }
         let must_defer = session.must_defer_inside();
@@ -560,6 +563,12 @@ impl Hub {
             self.doom(monitor, Ending::Abrupt);
         }
     }
+}
+
+/// Whether a header is a call's. Specification, "Message Format": the type is the second byte.
+fn is_call_head(head: &[u8]) -> bool {
+    let kind = head.get(1).copied().map(MessageType::from_byte);
+    kind == Some(MessageType::MethodCall)
 }
 
 /// A message of our own making, taken apart again.

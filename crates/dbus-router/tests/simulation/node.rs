@@ -918,8 +918,10 @@ impl Outbox for Io {
         let Some(connection) = self.connections.remove(&port) else {
             return;
         };
+        // After half a message there is nothing to flush; its source may have gone already.
         let keep = ending == Ending::Flushed
             && !connection.receiving
+            && connection.held.is_empty()
             && !connection.joining
             && !connection.queue.is_empty();
         if keep {

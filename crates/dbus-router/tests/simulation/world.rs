@@ -378,7 +378,8 @@ impl World {
             Note::Nothing => {}
             Note::Signal(to) => {
                 let receiver = &self.programs[to];
-                if receiver.is_up() && (sending.fds.is_none() || receiver.takes_fds) {
+                let refused = self.programs[p].realm == Realm::Inside && self.may_be_refused(to);
+                if !refused && receiver.is_up() && (sending.fds.is_none() || receiver.takes_fds) {
                     self.duties.insert((to, sending.token));
                 }
             }
@@ -646,8 +647,8 @@ impl World {
         program.firm.remove(name);
         let realm = program.realm;
         if name == REFUSED && realm == Realm::Host {
-            // What it said before may be refused already.
-            self.duties.retain(|(_, (from, _))| *from != p);
+            // What it said before, or what was said to it, may be refused already.
+            self.duties.retain(|(to, (from, _))| *from != p && *to != p);
         }
         let body = Body::new().str(name).u32(flags);
         self.ask(p, "RequestName", &body, What::Request { name, flags });

@@ -119,6 +119,7 @@ fn a_name_of_the_host_is_free_inside(topology: Topology) {
     let world = World::start(topology);
     let mut outside = RawClient::open(&world.outside());
     outside.request_name(NAME, 0);
+    outside.all_so_far();
     let mut clients = [0; 3].map(|_| RawClient::open(&world.inside()));
     let [first, second, third] = &mut clients;
     flags_and_queue(first, second, third);
@@ -225,6 +226,7 @@ fn the_order_is_the_same_for_a_name_that_the_host_owns(topology: Topology) {
     let world = World::start(topology);
     let mut outside = RawClient::open(&world.outside());
     outside.request_name(NAME, 0);
+    outside.all_so_far();
     let host = outside.unique_name().to_owned();
     let mut client = RawClient::open(&world.inside());
     let me = client.unique_name().to_owned();
@@ -278,6 +280,7 @@ fn what_the_host_does_with_a_hidden_name_is_not_seen(topology: Topology) {
     assert_eq!(heard(&mut watcher), [change(host, me)]);
     // Hidden: releases, requests, other owners, and signals by that name.
     outside.release_name(NAME);
+    outside.all_so_far();
     outside.request_name(NAME, ALLOW);
     rival.request_name(NAME, REPLACE);
     rival.send(Builder::signal("/", INTERFACE, "OfTheHost"));
@@ -322,6 +325,7 @@ fn a_program_of_the_container_bus_takes_a_name_of_the_host() {
     let shown = watcher.name_owner("org.example.Known").expect("an owner");
     watcher.add_match(&owners_of(NAME));
     outside.request_name(NAME, 0);
+    outside.all_so_far();
     for _ in 0..20 {
         watcher.all_so_far();
         native.request_name(NAME, 0);
