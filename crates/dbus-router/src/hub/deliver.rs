@@ -45,6 +45,9 @@ pub(super) enum Refusal {
     Gone,
 }
 
+/// The part of its bound that a receiver has while a sender has used up its own.
+const LESS_ROOM: usize = 16;
+
 /// Broadcasts of the host that are remembered, so that a monitor sees each once.
 const TAPPED: usize = 64;
 
@@ -76,9 +79,12 @@ impl Hub {
         let charged = out.charged(from);
         let receiver_is_full = (waiting > 0 && waiting + length > limits.receiver_bytes)
             || (!fds.is_empty() && queued.fds + fds.len() > limits.receiver_fds);
-        // Only a call can be refused to its sender. A signal or reply that is not delivered ends its receiver, and
-        // that one has to answer for its own queue alone, not for what its sender has in those of others.
-        let sender_is_full = is_call_head(head)
+        // Only a call can be refused to its sender. A signal or reply that is not delivered ends its receiver, which
+        // has to answer for its own queue, and not for what its sender has in those of others. But where a sender
+        // has too much unread, many small bounds would be a large one: who does not read then has less room.
+        let behind = waiting > limits.receiver_bytes / LESS_ROOM
+            || (!fds.is_empty() && queued.fds > limits.receiver_fds / LESS_ROOM);
+        let sender_is_full = (behind || is_call_head(head))
             && ((charged.bytes > 0 && charged.bytes + length > limits.sender_bytes)
                 || (!fds.is_empty() && charged.fds + fds.len() > limits.sender_fds));
         if receiver_is_full || sender_is_full {
