@@ -82,6 +82,8 @@ pub(crate) enum Purpose {
     Reclaimed,
     /// Ours: who owns this name there, that was taken before its rules were in force?
     OwnerThere(WellKnownName),
+    /// Ours, to the host's portal and not to the driver: which application this client is.
+    Registered,
     /// Ours, and the answer does not matter.
     Ignored,
 }
@@ -210,6 +212,8 @@ pub(crate) struct Session {
     pub on_host: Option<Access>,
     /// Names that it owns inside and that are requested on the host.
     pub exports: Vec<Exported>,
+    /// The host's portal was told which application it is.
+    pub is_registered: bool,
     /// It became a monitor there.
     pub monitors_host: bool,
     /// Connections of the host that have spoken to it first, and may be answered otherwise than by replies.
@@ -253,6 +257,7 @@ impl Session {
             container: None,
             on_host: None,
             exports: Vec::new(),
+            is_registered: false,
             monitors_host: false,
             spoken: HashSet::default(),
             rules: Vec::new(),

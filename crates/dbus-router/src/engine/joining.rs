@@ -1,5 +1,7 @@
 //! Connections that begin: clients that are accepted and authenticate, and links to the buses behind.
 
+use std::os::fd::OwnedFd;
+
 use dbus_wire::address::Address;
 use dbus_wire::sasl;
 use rustix::io::Errno;
@@ -162,27 +164,32 @@ impl Router {
                     return;
                 }
             };
-            let Some(credentials) = peer::credentials(&socket) else {
-                continue;
-            };
-            // A link of ours to a bus speaks for its client with our own identity.
-            if credentials.uid != self.uid && credentials.uid != 0 {
-                tracing::warn!(uid = credentials.uid, "refused a client of another user");
-                continue;
-            }
-            let config = sasl::ServerConfig {
-                accept_uid: peer::uid_inside(&credentials),
-                allow_fds: self.hub.unix_fds(),
-                ..sasl::ServerConfig::new(self.hub.guid(), credentials.uid)
-            };
-            let state = Box::new((sasl::Server::new(config), credentials));
-            let connection = Connection::new(socket, None, Stage::Authenticating(state));
-            let token = self.io.insert(connection);
-            self.io
-                .alarm(self.hub.limits().hello_time, Alarm::Hello(token));
-            self.strangers.push_back(token);
-            self.turn_away_strangers();
+            self.welcome(socket);
         }
+    }
+
+    /// A client that has connected may authenticate.
+    pub(super) fn welcome(&mut self, socket: OwnedFd) {
+        let Some(credentials) = peer::credentials(&socket) else {
+            return;
+        };
+        // A link of ours to a bus speaks for its client with our own identity.
+        if credentials.uid != self.uid && credentials.uid != 0 {
+            tracing::warn!(uid = credentials.uid, "refused a client of another user");
+            return;
+        }
+        let config = sasl::ServerConfig {
+            accept_uid: peer::uid_inside(&credentials),
+            allow_fds: self.hub.unix_fds(),
+            ..sasl::ServerConfig::new(self.hub.guid(), credentials.uid)
+        };
+        let state = Box::new((sasl::Server::new(config), credentials));
+        let connection = Connection::new(socket, None, Stage::Authenticating(state));
+        let token = self.io.insert(connection);
+        self.io
+            .alarm(self.hub.limits().hello_time, Alarm::Hello(token));
+        self.strangers.push_back(token);
+        self.turn_away_strangers();
     }
 
     /// Who connects and does not authenticate gives way to those who come after.

@@ -124,6 +124,7 @@ struct Shared {
 enum Wish {
     Stop,
     SetPolicy(Box<Policy>),
+    Adopt(OwnedFd),
     Status(std::sync::mpsc::Sender<Status>),
 }
 
@@ -144,6 +145,19 @@ impl Handle {
     /// Ends the router: clients are closed after what is queued for them, and [`Router::run`] returns.
     pub fn stop(&self) {
         self.send(Wish::Stop);
+    }
+
+    /// A client of the router in this process, over a pair of sockets and not over the one that it listens on: for a
+    /// program that answers a name itself, or calls what is inside. It is a client as others are, and has still to
+    /// authenticate and to say Hello (for example, `zbus::connection::Builder::unix_stream`).
+    ///
+    /// # Errors
+    /// The system has no sockets left.
+    pub fn connect(&self) -> std::io::Result<std::os::unix::net::UnixStream> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        theirs.set_nonblocking(true)?;
+        self.send(Wish::Adopt(theirs.into()));
+        Ok(ours)
     }
 
     /// From now on these are the rules, for clients that are connected, too: each message is judged by the old ones
@@ -543,6 +557,7 @@ impl Router {
         for wish in wishes {
             match wish {
                 Wish::Stop => self.stopping = true,
+                Wish::Adopt(socket) => self.welcome(socket),
                 Wish::SetPolicy(policy) => self.hub.set_policy(*policy, &mut self.io),
                 Wish::Status(sender) => {
                     let _ = sender.send(self.hub.status(&self.io));

@@ -46,6 +46,9 @@ impl Hub {
         };
         let target = self.resolve(id, destination, header);
         self.report_to_host(id, destination, header, &target, out);
+        if target == Target::Host {
+            self.register_application(id, header, out);
+        }
         match target {
             // A container bus that is back may have no place for the link yet: nothing is lost meanwhile.
             Target::Unknown(_) | Target::Container(_) if self.is_joining_container(id) => {

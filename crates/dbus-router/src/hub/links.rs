@@ -78,6 +78,10 @@ impl Hub {
             (MessageType::MethodReturn | MessageType::Error, Some(serial))
                 if !link.outstanding.remove(&serial) =>
             {
+                // The portal's word on a registration of ours is nobody's.
+                link.driver.retain(|call| {
+                    call.serial != serial || !matches!(call.purpose, Purpose::Registered)
+                });
                 return Verdict::Drop;
             }
             (MessageType::MethodCall, _) if !header.flags.contains(Flags::NO_REPLY_EXPECTED) => {
@@ -290,6 +294,7 @@ impl Hub {
             | Purpose::Restored
             | Purpose::Reclaimed
             | Purpose::OwnerThere(_)
+            | Purpose::Registered
             | Purpose::Ignored => {}
         }
     }
@@ -742,6 +747,7 @@ impl Hub {
                 | Purpose::Restored
                 | Purpose::Reclaimed
                 | Purpose::OwnerThere(_)
+                | Purpose::Registered
                 | Purpose::Ignored => {}
             }
         }

@@ -16,6 +16,7 @@ mod hostpass;
 pub(crate) mod joint;
 mod links;
 mod ownership;
+mod registration;
 mod remote;
 mod report;
 mod resolve;

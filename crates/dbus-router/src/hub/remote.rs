@@ -504,7 +504,7 @@ impl Hub {
                 let body = Body::new().strs(names.iter().map(|name| &**name));
                 self.reply_to_serial(id, call.serial, &body, out);
             }
-            Purpose::Ignored => {}
+            Purpose::Registered | Purpose::Ignored => {}
             Purpose::Requested(name) => {
                 // Who does not own it, and does not wait for it, has no claim to be restored.
                 if (failed || reader.u32() == Ok(EXISTS))

@@ -4,5 +4,7 @@ mod decisions;
 mod export;
 mod host_names;
 mod hostpass;
+mod in_process;
 mod place;
+mod registration;
 mod reload;
