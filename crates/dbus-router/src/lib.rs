@@ -5,6 +5,7 @@
 //! reached.
 #![deny(unsafe_code)]
 
+mod bus_address;
 mod decision;
 mod engine;
 mod hash;
@@ -19,6 +20,7 @@ mod session;
 pub mod tool;
 mod view;
 
+pub use bus_address::{BusAddress, BusAddressError, HostBus};
 pub use decision::{Decision, Direction, Ruling, Watcher};
 pub use engine::{Config, Handle, Listen, ListenError, Router, RouterError};
 pub use hub::{

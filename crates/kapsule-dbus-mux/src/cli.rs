@@ -4,8 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use dbus_router::NamePattern;
-use dbus_wire::address::{Address, parse_addresses};
+use dbus_router::{BusAddress, HostBus, NamePattern};
 
 /// One session bus for a container: what programs inside offer comes first, everything else is on the host.
 ///
@@ -61,11 +60,11 @@ pub struct Serve {
 pub struct Buses {
     /// The container's own bus, if it has one that programs also use directly; otherwise the router is that
     /// bus itself.
-    #[arg(long, value_name = "ADDRESS", value_parser = addresses)]
+    #[arg(long, value_name = "ADDRESS", value_parser = BusAddress::parse)]
     pub container_bus: Option<BusAddress>,
     /// The host's session bus; "none" for a message bus by itself. [default: DBUS_SESSION_BUS_ADDRESS, then
     /// $XDG_RUNTIME_DIR/bus]
-    #[arg(long, value_name = "ADDRESS|none", value_parser = addresses_or_none)]
+    #[arg(long, value_name = "ADDRESS|none", value_parser = HostBus::parse)]
     pub host_bus: Option<HostBus>,
     /// Where the container's services (dbus-1/services) and applications (applications) are described.
     /// What is installed there is started inside and does not find the host's instance. [default: XDG_DATA_DIRS,
@@ -103,50 +102,6 @@ pub enum Sub {
     },
 }
 
-/// An address as it was given, and what it means.
-#[derive(Clone, Debug)]
-pub struct BusAddress {
-    /// The addresses, to be tried in order.
-    pub addresses: Vec<Address>,
-}
-
-/// `--host-bus`.
-#[derive(Clone, Debug)]
-pub enum HostBus {
-    /// There is none.
-    None,
-    /// It is there.
-    At(BusAddress),
-}
-
-/// Reads an address, and says what is wrong with it where it leads nowhere.
-pub fn addresses(text: &str) -> Result<BusAddress, String> {
-    let remedy = "expected something like unix:path=/run/user/1000/bus";
-    let addresses = parse_addresses(text).map_err(|error| format!("{error}; {remedy}"))?;
-    let unsupported = |address: &Address| match address {
-        Address::Unsupported { transport } => Some(transport.clone()),
-        _ => None,
-    };
-    if addresses.is_empty() {
-        return Err(format!("the address is empty; {remedy}"));
-    }
-    let transports: Vec<String> = addresses.iter().filter_map(unsupported).collect();
-    if transports.len() == addresses.len() {
-        let transports = transports.join(", ");
-        return Err(format!(
-            "the transport {transports} is not supported, only unix and unixexec; {remedy}"
-        ));
-    }
-    Ok(BusAddress { addresses })
-}
-
-fn addresses_or_none(text: &str) -> Result<HostBus, String> {
-    match text {
-        "none" => Ok(HostBus::None),
-        text => addresses(text).map(HostBus::At),
-    }
-}
-
 fn pattern(text: &str) -> Result<NamePattern, String> {
     NamePattern::parse(text).map_err(|error| error.to_string())
 }
@@ -175,15 +130,5 @@ mod tests {
         assert!(matches!(cli.command, Some(Sub::Run { command, .. }) if command == ["ls", "-l"]));
         let cli = Cli::try_parse_from(["mux", "status", "/x", "--json"]).unwrap();
         assert!(matches!(cli.command, Some(Sub::Status { json: true, .. })));
-    }
-
-    #[test]
-    fn a_wrong_address_is_an_error_with_a_remedy() {
-        let error = addresses("tcp:host=localhost,port=1").unwrap_err();
-        assert!(
-            error.contains("tcp") && error.contains("unix:path="),
-            "{error}"
-        );
-        assert!(addresses("rubbish").unwrap_err().contains("rubbish"));
     }
 }

@@ -3,12 +3,14 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use dbus_router::{Config, Handle, Limits, Listen, Policy, Router};
-use dbus_wire::address::{Address, UnixTarget};
+use dbus_router::{
+    BusAddress, BusAddressError, Config, Handle, HostBus, Limits, Listen, Policy, Router,
+};
+use dbus_wire::address::Address;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::cli::{BusAddress, Buses, HostBus, Serve};
+use crate::cli::{Buses, Serve};
 use crate::program::Failure;
 
 pub(crate) fn serve(options: Serve) -> Result<(), Failure> {
@@ -98,25 +100,13 @@ pub(crate) fn start(listen: Listen, buses: &Buses) -> Result<Router, Failure> {
 }
 
 fn default_host_bus() -> Result<Vec<Address>, Failure> {
-    if let Some(value) = std::env::var_os("DBUS_SESSION_BUS_ADDRESS").filter(|it| !it.is_empty()) {
-        let text = value.into_string().map_err(|value| {
-            Failure(format!(
-                "DBUS_SESSION_BUS_ADDRESS={} is not text",
-                value.display()
-            ))
-        })?;
-        let bus = crate::cli::addresses(&text)
-            .map_err(|error| Failure(format!("DBUS_SESSION_BUS_ADDRESS: {error}")))?;
-        return Ok(bus.addresses);
+    match BusAddress::of_session() {
+        Ok(bus) => Ok(bus.addresses),
+        Err(error @ BusAddressError::Nowhere) => Err(Failure(format!(
+            "which host bus? {error}; give --host-bus ADDRESS, or --host-bus none for a message bus by itself"
+        ))),
+        Err(error) => Err(Failure(error.to_string())),
     }
-    if std::env::var_os("XDG_RUNTIME_DIR").is_some_and(|dir| !dir.is_empty()) {
-        return Ok(vec![Address::Unix(UnixTarget::Runtime)]);
-    }
-    Err(Failure(
-        "which host bus? Neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set; give --host-bus \
-         ADDRESS, or --host-bus none for a message bus by itself"
-            .to_owned(),
-    ))
 }
 
 fn default_data_dirs() -> Vec<PathBuf> {

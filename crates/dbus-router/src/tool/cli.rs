@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use dbus_wire::address::{Address, parse_addresses};
+
+use crate::{BusAddress, HostBus};
 
 /// A message bus for a sandbox, with rules for what of the host's bus is there.
 ///
@@ -60,11 +61,11 @@ pub struct Serve {
     pub listen: Option<PathBuf>,
     /// The host's bus; "none" for a message bus by itself. [default: DBUS_SESSION_BUS_ADDRESS, then
     /// $XDG_RUNTIME_DIR/bus]
-    #[arg(long, value_name = "ADDRESS|none", value_parser = addresses_or_none)]
+    #[arg(long, value_name = "ADDRESS|none", value_parser = HostBus::parse)]
     pub host: Option<HostBus>,
     /// The sandbox's own bus, if it has one that programs also use directly; otherwise the router is that
     /// bus itself.
-    #[arg(long, value_name = "ADDRESS", value_parser = addresses)]
+    #[arg(long, value_name = "ADDRESS", value_parser = BusAddress::parse)]
     pub sandbox: Option<BusAddress>,
     /// The rules. Without any, nothing of the host can be seen.
     #[arg(long, value_name = "FILE")]
@@ -126,52 +127,6 @@ pub enum Sub {
         )]
         arguments: Vec<OsString>,
     },
-}
-
-/// An address as it was given, and what it means.
-#[derive(Clone, Debug)]
-pub struct BusAddress {
-    /// The addresses, to be tried in order.
-    pub addresses: Vec<Address>,
-}
-
-/// `--host`.
-#[derive(Clone, Debug)]
-pub enum HostBus {
-    /// There is none.
-    None,
-    /// It is there.
-    At(BusAddress),
-}
-
-/// Reads an address.
-///
-/// # Errors
-/// It is none, or leads nowhere from here.
-pub fn addresses(text: &str) -> Result<BusAddress, String> {
-    let remedy = "expected something like unix:path=/run/user/1000/bus";
-    let addresses = parse_addresses(text).map_err(|error| format!("{error}; {remedy}"))?;
-    let transports: Vec<&str> = addresses
-        .iter()
-        .filter_map(|address| match address {
-            Address::Unsupported { transport } => Some(transport.as_str()),
-            _ => None,
-        })
-        .collect();
-    if transports.len() == addresses.len() {
-        let transports = transports.join(", ");
-        return Err(format!(
-            "the transport {transports} is not supported, only unix and unixexec; {remedy}"
-        ));
-    }
-    Ok(BusAddress { addresses })
-}
-
-fn addresses_or_none(text: &str) -> Result<HostBus, String> {
-    match text {
-        "none" => Ok(HostBus::None),
-        text => addresses(text).map(HostBus::At),
-    }
 }
 
 /// The command line as data, for manual pages and completions.

@@ -9,12 +9,13 @@ use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::cli;
 use super::program::say;
 use super::proxy_arguments::{self, HELP, Proxies, Proxy, Wanted};
 use super::proxy_log::ProxyLog;
 use crate::engine::kernel::{close_inherited, inherited};
-use crate::{Access, Config, HostPass, Limits, Listen, Policy, Router, RuleId, Rules, Side};
+use crate::{
+    Access, BusAddress, Config, HostPass, Limits, Listen, Policy, Router, RuleId, Rules, Side,
+};
 
 /// Runs the proxies of a command line; `program` is how it was called.
 pub(super) fn main(program: &str, arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -131,7 +132,9 @@ fn stop_on_signals(handles: Vec<crate::Handle>) -> Result<(), String> {
 }
 
 fn start(proxy: &Proxy) -> Result<Router, String> {
-    let host = cli::addresses(&proxy.address)?.addresses;
+    let host = BusAddress::parse(&proxy.address)
+        .map_err(|error| error.to_string())?
+        .addresses;
     clear(&proxy.path)?;
     let mut router = Router::start(Config {
         listen: Listen::Path(proxy.path.clone()),

@@ -4,21 +4,21 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dbus_wire::address::{Address, UnixTarget};
+use dbus_wire::address::Address;
 use dbus_wire::frame::MessageType;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::cli::{BusAddress, HostBus, Serve, addresses};
+use super::cli::Serve;
 use super::config_file::{self, ConfigFile, DecisionLog, LogTarget};
 use super::decisions::{Line, Writer, now};
 use super::learn::{Learned, Member, Use};
 use super::program::{Failure, print, say};
 use super::watch::FileWatch;
 use crate::{
-    Access, Config, Decision, Direction, Handle, Limits, Listen, Policy, Router, RouterError,
-    Rules, Ruling, Side, Watcher,
+    Access, BusAddress, BusAddressError, Config, Decision, Direction, Handle, HostBus, Limits,
+    Listen, Policy, Router, RouterError, Rules, Ruling, Side, Watcher,
 };
 
 /// Serves until SIGTERM or SIGINT.
@@ -139,20 +139,13 @@ fn start(options: &Serve, policy: Policy) -> Result<Router, Failure> {
 }
 
 fn default_host() -> Result<Vec<Address>, Failure> {
-    if let Some(value) = std::env::var_os("DBUS_SESSION_BUS_ADDRESS").filter(|it| !it.is_empty()) {
-        let text = value.to_string_lossy();
-        return addresses(&text)
-            .map(|bus| bus.addresses)
-            .map_err(|error| Failure(format!("DBUS_SESSION_BUS_ADDRESS: {error}")));
+    match BusAddress::of_session() {
+        Ok(bus) => Ok(bus.addresses),
+        Err(error @ BusAddressError::Nowhere) => Err(Failure(format!(
+            "which host bus? {error}; give --host ADDRESS, or --host none for a message bus by itself"
+        ))),
+        Err(error) => Err(Failure(error.to_string())),
     }
-    if std::env::var_os("XDG_RUNTIME_DIR").is_some_and(|dir| !dir.is_empty()) {
-        return Ok(vec![Address::Unix(UnixTarget::Runtime)]);
-    }
-    Err(Failure(
-        "which host bus? Neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set; give --host ADDRESS, or \
-         --host none for a message bus by itself"
-            .to_owned(),
-    ))
 }
 
 /// A panic elsewhere leaves what is locked here as it was: whole.
