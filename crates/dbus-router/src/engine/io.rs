@@ -86,8 +86,6 @@ pub(super) struct Io {
     alarms: BTreeMap<(Instant, u64), Alarm>,
     next_alarm: u64,
     timers: HashMap<Timer, ((Instant, u64), u64)>,
-    /// Sockets that were closed since the loop last looked: places for others.
-    pub closed: usize,
     pub open: usize,
     /// Who is told of decisions and messages.
     pub watcher: Option<Box<dyn Watcher>>,
@@ -107,7 +105,6 @@ impl Io {
             alarms: BTreeMap::new(),
             next_alarm: 0,
             timers: HashMap::new(),
-            closed: 0,
             open: 0,
             watcher: None,
         })
@@ -250,7 +247,6 @@ impl Io {
         }
         self.free.push(index);
         self.open -= 1;
-        self.closed += 1;
         // A message that was being passed on stays half.
         if let Some(super::connection::Rest::Passing { to, .. }) = connection.rest {
             self.stream_broken(to);

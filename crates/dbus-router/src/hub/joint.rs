@@ -265,7 +265,7 @@ impl Hub {
             self.ask_driver(id, Bus::Host, "RemoveMatch", &body, Purpose::Ignored, out);
         }
         if matches!(joint.container, Some(Half::Said { .. }))
-            && let Some(rule) = self.container_rule(id, rule)
+            && let Some(rule) = self.container_rule(rule)
         {
             let body = Body::new().str(&rule.to_string());
             self.ask_driver(

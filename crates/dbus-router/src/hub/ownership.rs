@@ -224,14 +224,23 @@ impl Hub {
             .as_ref()
             .and_then(|host| host.view.owner(name))
             .filter(|_| !self.host_name_is_hidden(name));
-        let body = owner_changed_body(name, old.or(outside), new.or(outside));
+        let bytes = self.owner_changed_signal(name, old.or(outside), new.or(outside));
+        self.tap_own(&bytes, out);
+    }
+
+    /// NameOwnerChanged as the driver sends it to all.
+    fn owner_changed_signal(
+        &mut self,
+        name: &str,
+        old: Option<UniqueName>,
+        new: Option<UniqueName>,
+    ) -> Vec<u8> {
         let serial = self.driver_serial();
-        let bytes = Builder::signal(DRIVER_PATH, DRIVER, "NameOwnerChanged")
+        Builder::signal(DRIVER_PATH, DRIVER, "NameOwnerChanged")
             .sender(DRIVER)
             .serial(serial)
-            .body(&body)
-            .build();
-        self.tap_own(&bytes, out);
+            .body(&owner_changed_body(name, old, new))
+            .build()
     }
 
     /// Asks the host, on the session's own link, who owns a name that changes bus.
@@ -288,13 +297,7 @@ impl Hub {
         new: Option<UniqueName>,
         out: &mut dyn Outbox,
     ) {
-        let body = owner_changed_body(name, old, new);
-        let serial = self.driver_serial();
-        let bytes = Builder::signal(DRIVER_PATH, DRIVER, "NameOwnerChanged")
-            .sender(DRIVER)
-            .serial(serial)
-            .body(&body)
-            .build();
+        let bytes = self.owner_changed_signal(name, old, new);
         let Some((header, body)) = super::deliver::split(&bytes) else {
             return;
         };

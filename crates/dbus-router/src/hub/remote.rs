@@ -787,7 +787,7 @@ impl Hub {
 
     /// A client's rule as the container bus is to have it: with its names, and wide enough that changes of
     /// owners arrive whose old or new owner is the host's. None: nothing there can match.
-    pub(super) fn container_rule(&self, _id: SessionId, rule: &MatchRule) -> Option<MatchRule> {
+    pub(super) fn container_rule(&self, rule: &MatchRule) -> Option<MatchRule> {
         let mut rule = rule.clone();
         let names = [&mut rule.sender, &mut rule.destination];
         for name in names {
@@ -845,7 +845,7 @@ impl Hub {
             }
         }
         for (other, rule, count) in due {
-            let Some(rule) = self.container_rule(other, &rule) else {
+            let Some(rule) = self.container_rule(&rule) else {
                 continue;
             };
             let body = Body::new().str(&rule.to_string());
@@ -900,7 +900,7 @@ impl Hub {
         let has_container = session.is_some_and(|session| session.container.is_some());
         let host = has_host.then(|| Body::new().str(&without_eavesdrop(rule).to_string()));
         let container = self
-            .container_rule(id, rule)
+            .container_rule(rule)
             .filter(|_| has_container)
             .map(|rule| Body::new().str(&rule.to_string()));
         self.start_joint(

@@ -131,7 +131,7 @@ impl Hub {
         }
         self.add_rules_about(id, out);
         for (rule, count) in rules {
-            if let Some(rule) = self.container_rule(id, &rule) {
+            if let Some(rule) = self.container_rule(&rule) {
                 let body = Body::new().str(&rule.to_string());
                 for _ in 0..count {
                     self.ask_driver(id, Bus::Container, "AddMatch", &body, Purpose::Ignored, out);
