@@ -1,0 +1,1 @@
+//! The `org.kde.kapsule` service.

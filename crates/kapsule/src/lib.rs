@@ -1,0 +1,1 @@
+//! What the program `kapsule` is made of.

@@ -1,0 +1,1 @@
+//! D-Bus and desktop portals for a virtual machine.
