@@ -1,1 +1,19 @@
-//! The `org.kde.kapsule` service.
+//! The `org.kde.kapsule` service: the life of containers, authorised by polkit.
+//!
+//! A call comes in at [`Manager`](manager::Manager), the object that the bus sees. It learns who calls
+//! ([`Caller`]), checks what was said ([`names`], [`options`]), asks polkit ([`Polkit`]), and either answers from what
+//! Incus says ([`Container`]) or starts an [operation](operations::Operations), which runs by itself and reports.
+//!
+//! Only this program speaks to Incus; what others may make it do is decided in one place, [`authority`].
+
+pub mod account;
+pub mod caller;
+pub mod config;
+pub mod container;
+pub mod error;
+pub mod names;
+
+pub use caller::Caller;
+pub use config::Config;
+pub use container::Container;
+pub use error::{Error, Result};
