@@ -22,7 +22,7 @@ mod view;
 
 pub use bus_address::{BusAddress, BusAddressError, HostBus};
 pub use decision::{Decision, Direction, Ruling, Watcher};
-pub use engine::{Config, Handle, Listen, ListenError, Router, RouterError};
+pub use engine::{Admission, Config, Handle, Listen, ListenError, Router, RouterError};
 pub use hub::{
     ClientStatus, Counters, Fault, Frame, Hub, HubConfig, LaunchEnd, NamePlace, NameStatus, Status,
     TooManyClients, Verdict,
@@ -31,9 +31,9 @@ pub use limits::Limits;
 pub use local_bus::{ActivationId, Launch, Service, ServiceSet};
 pub use outbox::{Ending, Fds, Load, Outbox, Outgoing, Payload, Timer};
 pub use policy::{
-    Access, Export, Glob, HostPass, InterfaceExport, MemberRule, MemberRuleError, NamePattern,
-    NamePatternError, NameRule, PathPattern, Policy, Rename, RenameError, RuleId, Rules, Side,
-    Standing, Wish,
+    Access, Export, Glob, HostPass, InsideRules, InterfaceExport, MemberRule, MemberRuleError,
+    NamePattern, NamePatternError, NameRule, PathPattern, Policy, Rename, RenameError, RuleId,
+    Rules, Side, Standing, Wish, Withheld,
 };
 pub use port::{Bus, Port, SessionId};
 pub use session::{Credentials, Program};

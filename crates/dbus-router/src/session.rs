@@ -15,7 +15,7 @@ use crate::policy::Access;
 use crate::port::SessionId;
 
 /// Who a client is, as the kernel said when it connected.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// SO_PEERCRED.
     pub uid: u32,
@@ -200,6 +200,8 @@ pub(crate) struct Exported {
 pub(crate) struct Session {
     pub phase: Phase,
     pub credentials: Credentials,
+    /// The rules for the inside do not bind it.
+    pub trusted: bool,
     /// The client negotiated file descriptors.
     pub unix_fds: bool,
     /// Its one name, everywhere.
@@ -250,6 +252,7 @@ impl Session {
         Session {
             phase: Phase::Unregistered,
             credentials,
+            trusted: false,
             unix_fds,
             name: None,
             container_name: None,

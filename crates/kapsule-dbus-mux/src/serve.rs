@@ -83,6 +83,7 @@ pub(crate) fn start(listen: Listen, buses: &Buses) -> Result<Router, Failure> {
         data_dirs,
         policy,
         limits,
+        ..Config::default()
     };
     Router::start(config).map_err(|error| {
         let remedy = match &error {

@@ -12,10 +12,20 @@ use crate::outbox::Fds;
 use crate::port::Port;
 use crate::session::Credentials;
 
+/// Who has connected and is to authenticate.
+pub(super) struct Stranger {
+    pub sasl: sasl::Server,
+    /// As the kernel says, or as [`Admission`](super::Admission) does.
+    pub credentials: Credentials,
+    /// They are what the program that runs the router says.
+    pub claimed: bool,
+    pub trusted: bool,
+}
+
 /// How far a connection is.
 pub(super) enum Stage {
     /// A program has connected to our socket and authenticates.
-    Authenticating(Box<(sasl::Server, Credentials)>),
+    Authenticating(Box<Stranger>),
     /// We have connected to a bus and wait for its answers.
     Joining(Box<sasl::Client>),
     /// Messages.

@@ -7,10 +7,10 @@ use dbus_wire::sasl;
 use rustix::io::Errno;
 
 use super::connect::{self, Attempt};
-use super::connection::{Connection, Stage};
+use super::connection::{Connection, Stage, Stranger};
 use super::io::{self, Alarm, Token};
 use super::queue::Written;
-use super::{ACCEPT_AGAIN, ACCEPTS, AGAIN, Router, Watched, peer};
+use super::{ACCEPT_AGAIN, ACCEPTS, AGAIN, Admission, Router, Watched, peer};
 use crate::outbox::Fds;
 use crate::port::{Bus, Port};
 
@@ -22,7 +22,7 @@ impl Router {
             return None;
         };
         let mut answer = Vec::new();
-        let progress = state.0.feed(data, &mut answer);
+        let progress = state.sasl.feed(data, &mut answer);
         let written = io::answer(connection, &answer);
         let done = match progress {
             Ok(progress) => progress.done.map(|done| (done, progress.consumed)),
@@ -42,11 +42,18 @@ impl Router {
         else {
             return None;
         };
-        let mut credentials = state.1;
-        if self.hub.asks_for_program() {
+        let mut credentials = state.credentials;
+        if self.hub.asks_for_program() && !state.claimed {
             credentials.program = peer::program(&credentials);
         }
-        match self.hub.client_connected(credentials, done.unix_fds) {
+        let connected = if state.trusted {
+            Ok(self
+                .hub
+                .trusted_client_connected(credentials, done.unix_fds))
+        } else {
+            self.hub.client_connected(credentials, done.unix_fds)
+        };
+        match connected {
             Ok(id) => {
                 self.io.bind(Port::Client(id), token.index);
                 Some(used)
@@ -152,7 +159,10 @@ impl Router {
 
     pub(super) fn accept(&mut self) {
         for _ in 0..ACCEPTS {
-            let socket = match self.listener.accept() {
+            let Some(listener) = &self.listener else {
+                return;
+            };
+            let socket = match listener.accept() {
                 Ok(socket) => socket,
                 Err(Errno::AGAIN) => return,
                 Err(Errno::CONNABORTED | Errno::INTR) => continue,
@@ -164,12 +174,12 @@ impl Router {
                     return;
                 }
             };
-            self.welcome(socket);
+            self.welcome(socket, None);
         }
     }
 
-    /// A client that has connected may authenticate.
-    pub(super) fn welcome(&mut self, socket: OwnedFd) {
+    /// A client that has connected may authenticate: as whom `admission` says, if it came that way.
+    pub(super) fn welcome(&mut self, socket: OwnedFd, admission: Option<Admission>) {
         let Some(credentials) = peer::credentials(&socket) else {
             return;
         };
@@ -183,13 +193,22 @@ impl Router {
             allow_fds: self.hub.unix_fds(),
             ..sasl::ServerConfig::new(self.hub.guid(), credentials.uid)
         };
-        let state = Box::new((sasl::Server::new(config), credentials));
+        let trusted = admission.as_ref().is_some_and(|it| it.trusted);
+        let claims = admission.and_then(|it| it.credentials);
+        let state = Box::new(Stranger {
+            sasl: sasl::Server::new(config),
+            claimed: claims.is_some(),
+            credentials: claims.unwrap_or(credentials),
+            trusted,
+        });
         let connection = Connection::new(socket, None, Stage::Authenticating(state));
         let token = self.io.insert(connection);
         self.io
             .alarm(self.hub.limits().hello_time, Alarm::Hello(token));
-        self.strangers.push_back(token);
-        self.turn_away_strangers();
+        if !trusted {
+            self.strangers.push_back(token);
+            self.turn_away_strangers();
+        }
     }
 
     /// Who connects and does not authenticate gives way to those who come after.

@@ -22,6 +22,9 @@ pub enum Listen {
     Path(PathBuf),
     /// A socket that listens already, as systemd passes it.
     Socket(OwnedFd),
+    /// No socket: all clients come by [`Handle::connect`](crate::Handle::connect) and
+    /// [`Handle::connect_with`](crate::Handle::connect_with).
+    Nowhere,
 }
 
 /// Why a socket cannot be listened on.
@@ -69,17 +72,19 @@ struct SocketFile {
 }
 
 impl Listener {
-    pub fn new(listen: Listen) -> Result<Listener, ListenError> {
+    /// None for [`Listen::Nowhere`].
+    pub fn new(listen: Listen) -> Result<Option<Listener>, ListenError> {
         match listen {
-            Listen::Path(path) => Listener::at(&path),
+            Listen::Nowhere => Ok(None),
+            Listen::Path(path) => Listener::at(&path).map(Some),
             Listen::Socket(socket) => {
                 let _ = rustix::io::ioctl_fionbio(&socket, true);
                 let address = address_of(&socket).unwrap_or_default();
-                Ok(Listener {
+                Ok(Some(Listener {
                     socket,
                     file: None,
                     address,
-                })
+                }))
             }
         }
     }

@@ -38,8 +38,9 @@ use crate::decision::Watcher;
 use crate::hub::{Hub, HubConfig, Status};
 use crate::limits::Limits;
 use crate::local_bus::ActivationId;
-use crate::policy::Policy;
+use crate::policy::{InsideRules, Policy};
 use crate::port::{Bus, Port};
+use crate::session::Credentials;
 
 /// One read takes at most this much (bytes).
 const READ: usize = 256 * 1024;
@@ -73,8 +74,25 @@ pub struct Config {
     pub data_dirs: Vec<PathBuf>,
     /// What of the host may be reached.
     pub policy: Policy,
+    /// What clients may do inside that are not trusted: all that come by the socket.
+    pub inside: InsideRules,
     /// Quotas.
     pub limits: Limits,
+}
+
+impl Default for Config {
+    /// A message bus by itself, on which everybody trusts everybody and that listens nowhere.
+    fn default() -> Self {
+        Config {
+            listen: Listen::Nowhere,
+            host: None,
+            container: None,
+            data_dirs: Vec::new(),
+            policy: Policy::new(),
+            inside: InsideRules::default(),
+            limits: Limits::default(),
+        }
+    }
 }
 
 /// Why a router could not start, or had to stop.
@@ -91,6 +109,12 @@ pub enum RouterError {
         /// Where, at which step, and why.
         problem: String,
     },
+    /// [`Config::inside`] refuses something, and the container bus is not in this process.
+    #[error(
+        "rules for the clients inside hold on the local bus only: a remote container bus has a policy of its own, \
+         which has to say it; leave out one of the two"
+    )]
+    InsideRules,
     /// The system refused something that the router cannot be without.
     #[error("{step}: {source}")]
     System {
@@ -124,8 +148,19 @@ struct Shared {
 enum Wish {
     Stop,
     SetPolicy(Box<Policy>),
-    Adopt(OwnedFd),
+    Adopt(OwnedFd, Admission),
     Status(std::sync::mpsc::Sender<Status>),
+}
+
+/// As whom a client is let in that does not come by the socket; see [`Handle::connect_with`].
+#[derive(Clone, Debug, Default)]
+pub struct Admission {
+    /// [`InsideRules`] do not bind it, and there is a place for it whatever the limit of clients is.
+    pub trusted: bool,
+    /// What the bus's driver says of it (GetConnectionUnixUser, GetConnectionUnixProcessID,
+    /// GetConnectionCredentials, and by which program `[[hostpass]]` judges). None: what the kernel says, that is
+    /// this process.
+    pub credentials: Option<Credentials>,
 }
 
 impl Handle {
@@ -149,14 +184,55 @@ impl Handle {
 
     /// A client of the router in this process, over a pair of sockets and not over the one that it listens on: for a
     /// program that answers a name itself, or calls what is inside. It is a client as others are, and has still to
-    /// authenticate and to say Hello (for example, `zbus::connection::Builder::unix_stream`).
+    /// authenticate and to say Hello (for example, `zbus::connection::Builder::unix_stream`). It is trusted: no
+    /// [`InsideRules`] bind it.
     ///
     /// # Errors
     /// The system has no sockets left.
     pub fn connect(&self) -> std::io::Result<std::os::unix::net::UnixStream> {
+        self.connect_with(Admission {
+            trusted: true,
+            credentials: None,
+        })
+    }
+
+    /// A client of the router for somebody else, whose messages this process carries: a program in a virtual machine,
+    /// of which a daemon in there says who it is. It authenticates with the mechanism EXTERNAL as the user that this
+    /// process is, whatever `admission` says, because it is this process that holds the socket.
+    ///
+    /// # Errors
+    /// The system has no sockets left.
+    ///
+    /// ```
+    /// use dbus_router::{Admission, Config, Credentials, InsideRules, Router};
+    ///
+    /// let router = Router::start(Config {
+    ///     inside: InsideRules::closed(),
+    ///     ..Config::default()
+    /// })?;
+    /// let handle = router.handle();
+    /// let serving = std::thread::spawn(move || router.run());
+    /// let guest = handle.connect_with(Admission {
+    ///     trusted: false,
+    ///     credentials: Some(Credentials {
+    ///         uid: 1000,
+    ///         pid: Some(4711),
+    ///         ..Credentials::default()
+    ///     }),
+    /// })?;
+    /// // `guest` is a stream that starts with SASL, as that of any client does.
+    /// # drop(guest);
+    /// handle.stop();
+    /// serving.join().expect("it does not panic")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn connect_with(
+        &self,
+        admission: Admission,
+    ) -> std::io::Result<std::os::unix::net::UnixStream> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         theirs.set_nonblocking(true)?;
-        self.send(Wish::Adopt(theirs.into()));
+        self.send(Wish::Adopt(theirs.into(), admission));
         Ok(ours)
     }
 
@@ -188,16 +264,12 @@ enum Watched {
 /// [`Handle::stop`].
 ///
 /// ```no_run
-/// use dbus_router::{Config, Limits, Listen, Policy, Router};
+/// use dbus_router::{Config, Listen, Router};
 ///
 /// // A message bus by itself: no host, and the container bus in this process.
 /// let router = Router::start(Config {
 ///     listen: Listen::Path("/run/user/1000/inside".into()),
-///     host: None,
-///     container: None,
-///     data_dirs: Vec::new(),
-///     policy: Policy::new(),
-///     limits: Limits::default(),
+///     ..Config::default()
 /// })?;
 /// let handle = router.handle();
 /// std::thread::spawn(move || router.run());
@@ -207,7 +279,7 @@ enum Watched {
 pub struct Router {
     hub: Hub,
     io: Io,
-    listener: Listener,
+    listener: Option<Listener>,
     accepting: bool,
     /// There were no descriptors left for new clients a moment ago.
     accept_later: bool,
@@ -247,6 +319,9 @@ impl Router {
     /// # Errors
     /// The socket cannot be listened on; a bus cannot be reached; the system refuses epoll or the like.
     pub fn start(config: Config) -> Result<Router, RouterError> {
+        if config.container.is_some() && !config.inside.is_open() {
+            return Err(RouterError::InsideRules);
+        }
         let (file_limit, most_files) = raise_file_limit();
         let mut limits = config.limits;
         // A client takes three descriptors: its own and one for each bus.
@@ -269,6 +344,7 @@ impl Router {
             host: config.host.is_some(),
             remote_container: config.container.is_some(),
             policy: config.policy,
+            inside: config.inside,
             limits,
             machine_id: machine_id(),
             pid: std::process::id(),
@@ -332,9 +408,12 @@ impl Router {
         Ok(router)
     }
 
-    /// The D-Bus address of the router's socket.
+    /// The D-Bus address of the router's socket; empty if it has none.
     pub fn address(&self) -> String {
-        format!("{},guid={}", self.listener.address(), self.hub.guid())
+        match &self.listener {
+            Some(listener) => format!("{},guid={}", listener.address(), self.hub.guid()),
+            None => String::new(),
+        }
     }
 
     /// Tells `watcher` of decisions and messages from now on. Without one, neither costs anything.
@@ -528,14 +607,17 @@ impl Router {
     /// Accepts clients while the buses are there and there is room.
     fn update_accepting(&mut self) -> Result<(), RouterError> {
         let wanted = self.hub.is_ready() && !self.stopping && !self.accept_later;
+        let Some(listener) = &self.listener else {
+            return Ok(());
+        };
         if wanted == self.accepting {
             return Ok(());
         }
         let result = if wanted {
             let data = EventData::new_u64(LISTENER);
-            epoll::add(self.io.epoll(), &self.listener, data, EventFlags::IN)
+            epoll::add(self.io.epoll(), listener, data, EventFlags::IN)
         } else {
-            epoll::delete(self.io.epoll(), &self.listener)
+            epoll::delete(self.io.epoll(), listener)
         };
         result.map_err(system("watching the socket for clients"))?;
         self.accepting = wanted;
@@ -557,7 +639,7 @@ impl Router {
         for wish in wishes {
             match wish {
                 Wish::Stop => self.stopping = true,
-                Wish::Adopt(socket) => self.welcome(socket),
+                Wish::Adopt(socket, admission) => self.welcome(socket, Some(admission)),
                 Wish::SetPolicy(policy) => self.hub.set_policy(*policy, &mut self.io),
                 Wish::Status(sender) => {
                     let _ = sender.send(self.hub.status(&self.io));

@@ -25,6 +25,7 @@ impl Hub {
             return Verdict::Drop;
         };
         match session.phase {
+            Phase::Unregistered if self.waits_for_names(id, header) => return Verdict::Wait,
             Phase::Unregistered | Phase::Monitor => return Verdict::Take,
             Phase::Opening => return Verdict::Wait,
             Phase::Active => {}
@@ -198,6 +199,11 @@ impl Hub {
             }
             Target::Activate(name) => {
                 check(frame)?;
+                if !self.may_start(id) {
+                    self.tap_client(id, frame, out);
+                    self.refuse_start(id, header, &name, out);
+                    return Ok(());
+                }
                 self.hold_for_activation(id, &name, frame, out);
             }
             Target::Host => {
@@ -280,6 +286,10 @@ impl Hub {
     /// One message from one client to another (or itself).
     fn deliver(&mut self, from: SessionId, to: SessionId, frame: &Frame<'_>, out: &mut dyn Outbox) {
         let header = &frame.header;
+        if !self.may_meet(from, to) {
+            self.tap_client(from, frame, out);
+            return self.refuse_peer(from, header, out);
+        }
         let wants_reply = header.kind == MessageType::MethodCall
             && !header.flags.contains(Flags::NO_REPLY_EXPECTED);
         if wants_reply {

@@ -169,7 +169,7 @@ impl Hub {
             &mut found,
         );
         for &to in &found {
-            if Some(to) == skip {
+            if Some(to) == skip || !self.may_meet(from, to) {
                 continue;
             }
             if self.send_inside(from, to, head, body, fds, out) == Err(Refusal::Full) {

@@ -129,7 +129,8 @@ impl Hub {
         // One of our own clients sent it, and it was delivered inside already.
         let to_is_inside = !self.lives_on_host(to);
         if let Some(&from) = self.clients.get(&sender) {
-            return match to_is_inside && !self.lives_on_host(from) {
+            let was_delivered = to_is_inside && !self.lives_on_host(from);
+            return match was_delivered || !self.may_meet(from, to) {
                 true => Verdict::Drop,
                 false => Verdict::Pass(Port::Control(Bus::Host)),
             };
@@ -460,10 +461,10 @@ impl Hub {
         header: &Header<'_>,
     ) -> (bool, Option<RuleId>) {
         let policy = &self.config.policy;
-        if policy.rules().inward_calls
-            || self.lives_on_host(id)
-            || self.clients.contains_key(&sender)
-        {
+        if let Some(&from) = self.clients.get(&sender) {
+            return (self.may_meet(from, id), None);
+        }
+        if policy.rules().inward_calls || self.lives_on_host(id) {
             return (true, None);
         }
         let Some(host) = &self.host else {

@@ -13,6 +13,7 @@ mod departed;
 mod driver;
 mod export;
 mod hostpass;
+mod inside;
 pub(crate) mod joint;
 mod links;
 mod ownership;
@@ -34,7 +35,7 @@ use crate::local_bus::{
     Activation, ActivationId, MatchRegistry, NameRegistry, Replies, ServiceSet,
 };
 use crate::outbox::{Ending, Fds, Outbox, Payload, Timer};
-use crate::policy::Policy;
+use crate::policy::{InsideRules, Policy};
 use crate::port::{Bus, Port, SessionId};
 use crate::session::{Credentials, Phase, Session};
 
@@ -59,6 +60,8 @@ pub struct HubConfig {
     pub remote_container: bool,
     /// What of the host may be reached.
     pub policy: Policy,
+    /// What clients may do inside that are not trusted.
+    pub inside: InsideRules,
     /// Quotas.
     pub limits: Limits,
     /// The machine's id, for the Peer interface.
@@ -292,7 +295,8 @@ impl Hub {
         self.config.policy.asks_for_program()
     }
 
-    /// A client has authenticated. `unix_fds`: it negotiated file descriptors.
+    /// A client has authenticated that is bound by the rules for the inside. `unix_fds`: it negotiated file
+    /// descriptors.
     pub fn client_connected(
         &mut self,
         credentials: Credentials,
@@ -304,6 +308,24 @@ impl Hub {
         {
             return Err(TooManyClients);
         }
+        Ok(self.new_session(credentials, unix_fds))
+    }
+
+    /// A client has authenticated that the program which runs the router vouches for: no rule for the inside binds
+    /// it, and there is always a place for it.
+    pub fn trusted_client_connected(
+        &mut self,
+        credentials: Credentials,
+        unix_fds: bool,
+    ) -> SessionId {
+        let id = self.new_session(credentials, unix_fds);
+        if let Some(session) = self.session_mut(id) {
+            session.trusted = true;
+        }
+        id
+    }
+
+    fn new_session(&mut self, credentials: Credentials, unix_fds: bool) -> SessionId {
         self.unregistered += 1;
         self.counters.connections += 1;
         let index = match self.free.pop() {
@@ -322,10 +344,10 @@ impl Hub {
             session.on_host = Some(access);
         }
         slot.session = Some(Box::new(session));
-        Ok(SessionId {
+        SessionId {
             index,
             generation: slot.generation,
-        })
+        }
     }
 
     /// What is to become of a message from `port`, of which the header is known. File descriptors must have

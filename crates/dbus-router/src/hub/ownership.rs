@@ -33,7 +33,9 @@ impl Hub {
         let Some(name) = self.ownable_name(id, name, "acquire", frame, out) else {
             return;
         };
-        if self.refuse_host_route(id, &name, frame, out) {
+        if self.refuse_host_route(id, &name, frame, out)
+            || self.refuse_withheld(id, &name, frame, out)
+        {
             return;
         }
         let claimed = self.names.claims(&name, id);
@@ -173,6 +175,7 @@ impl Hub {
             self.driver_signal(to, "NameAcquired", &body, out);
             self.export_name(to, name, out);
             self.release_waiting(name, to, out);
+            self.serve_who_waited(name, out);
         }
     }
 

@@ -59,7 +59,10 @@ impl Hub {
     fn resolve_unique(&self, from: SessionId, name: UniqueName, header: &Header<'_>) -> Target {
         if let Some(&id) = self.clients.get(&name) {
             if self.lives_on_host(id) {
-                return Target::Host;
+                return match self.may_meet(from, id) {
+                    true => Target::Host,
+                    false => Target::Forbidden,
+                };
             }
             return match &self.remote {
                 None => Target::Inside(id),
@@ -100,8 +103,11 @@ impl Hub {
         if destination.starts_with(':') {
             return match UniqueName::parse(destination) {
                 // Our own clients are reached over the host.
-                Some(name) if self.clients.contains_key(&name) => Target::Host,
-                Some(name) => target(self.judge_peer(from, name, header).0),
+                Some(name) => match self.clients.get(&name) {
+                    Some(&to) if self.may_meet(from, to) => Target::Host,
+                    Some(_) => Target::Forbidden,
+                    None => target(self.judge_peer(from, name, header).0),
+                },
                 None => Target::Nobody,
             };
         }

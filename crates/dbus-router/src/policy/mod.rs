@@ -4,6 +4,7 @@
 //! question is about a *well-known name*; a unique name is judged by the names that its owner holds, see
 //! [`Policy::to_peer`].
 
+mod inside;
 mod patterns;
 mod rules;
 
@@ -12,6 +13,7 @@ use dbus_wire::header::Header;
 use dbus_wire::names::WellKnownName;
 
 use crate::session::Program;
+pub use inside::{InsideRules, Withheld};
 pub use patterns::{Glob, NamePattern, NamePatternError, PathPattern};
 
 pub use rules::{

@@ -143,6 +143,7 @@ fn start(proxy: &Proxy) -> Result<Router, String> {
         data_dirs: Vec::new(),
         policy: Policy::from_rules(rules(proxy)),
         limits: Limits::default(),
+        ..Config::default()
     })
     .map_err(|error| error.to_string())?;
     if proxy.log {

@@ -118,6 +118,7 @@ fn start(options: &Serve, policy: Policy) -> Result<Router, Failure> {
         data_dirs,
         policy,
         limits: Limits::default(),
+        ..Config::default()
     })
     .map_err(|error| {
         let remedy = match &error {

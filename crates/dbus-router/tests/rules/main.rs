@@ -5,6 +5,7 @@ mod export;
 mod host_names;
 mod hostpass;
 mod in_process;
+mod inside;
 mod place;
 mod registration;
 mod reload;

@@ -3,7 +3,7 @@
 use std::thread::JoinHandle;
 
 use dbus_router::{
-    Access, Config, Handle, Limits, Listen, MemberRule, NamePattern, NameRule, Policy, Router,
+    Access, Admission, Config, Handle, Listen, MemberRule, NamePattern, NameRule, Policy, Router,
     RuleId, Rules, Watcher,
 };
 use dbus_wire::body::Body;
@@ -26,26 +26,34 @@ pub struct Place {
 
 impl Place {
     pub fn new(rules: Rules) -> Place {
-        Place::with(rules, None)
+        Place::with(rules, |_| {}, None)
     }
 
     /// A place of which `watcher` is told.
     pub fn watched(rules: Rules, watcher: Box<dyn Watcher>) -> Place {
-        Place::with(rules, Some(watcher))
+        Place::with(rules, |_| {}, Some(watcher))
     }
 
-    fn with(rules: Rules, watcher: Option<Box<dyn Watcher>>) -> Place {
+    /// A place where more is different than the rules.
+    pub fn configured(rules: Rules, change: impl FnOnce(&mut Config)) -> Place {
+        Place::with(rules, change, None)
+    }
+
+    fn with(
+        rules: Rules,
+        change: impl FnOnce(&mut Config),
+        watcher: Option<Box<dyn Watcher>>,
+    ) -> Place {
         let dir = TestDir::new();
         let host = DbusDaemon::start(&dir, &DaemonOptions::default()).unwrap();
-        let mut router = Router::start(Config {
+        let mut config = Config {
             listen: Listen::Path(dir.join("inside")),
             host: Some(dbus_wire::address::parse_addresses(host.address()).unwrap()),
-            container: None,
-            data_dirs: Vec::new(),
             policy: Policy::from_rules(rules),
-            limits: Limits::default(),
-        })
-        .unwrap();
+            ..Config::default()
+        };
+        change(&mut config);
+        let mut router = Router::start(config).unwrap();
         if let Some(watcher) = watcher {
             router.watch(watcher);
         }
@@ -63,6 +71,22 @@ impl Place {
     /// A client of the router.
     pub fn inside(&self) -> RawClient {
         RawClient::open(&self.address)
+    }
+
+    /// A client of the router that comes another way.
+    pub fn admitted(&self, admission: Admission) -> RawClient {
+        let mut client = RawClient::over(self.handle.connect_with(admission).unwrap());
+        client.authenticate();
+        client.hello();
+        client
+    }
+
+    /// A client of the router that is trusted.
+    pub fn trusted(&self) -> RawClient {
+        self.admitted(Admission {
+            trusted: true,
+            credentials: None,
+        })
     }
 
     /// A client of the host bus.

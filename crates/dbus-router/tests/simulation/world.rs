@@ -101,6 +101,7 @@ fn config(guid: u8, host: bool, remote: bool, limits: Limits) -> HubConfig {
         host,
         remote_container: remote,
         policy: Policy::new(),
+        inside: dbus_router::InsideRules::default(),
         limits,
         machine_id: None,
         pid: 1,

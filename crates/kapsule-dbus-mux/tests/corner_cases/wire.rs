@@ -900,6 +900,7 @@ fn authentication_has_a_time_limit() {
             hello_time: Duration::from_secs(3),
             ..dbus_router::Limits::default()
         },
+        ..dbus_router::Config::default()
     })
     .unwrap_or_else(|error| panic!("{error}"));
     let handle = router.handle();

@@ -25,6 +25,9 @@ impl Hub {
                 return self.refuse(call.id, call.header(), error, &text, out);
             }
         };
+        if rule.eavesdrop == Some(true) && self.refuse_eavesdropping(call, out) {
+            return;
+        }
         if !self.add_rule(call.id, &rule) {
             let limit = self.config.limits.rules_per_client;
             let text = format!("The limit of {limit} match rules for each client is reached");

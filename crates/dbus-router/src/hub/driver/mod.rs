@@ -10,6 +10,8 @@ mod standard;
 mod stats;
 mod table;
 
+pub(super) use self::table::ROUTER;
+
 use dbus_wire::body::Reader;
 use dbus_wire::error_names;
 use dbus_wire::header::Header;
@@ -111,6 +113,9 @@ impl Hub {
             }
             let call = Call { id, frame };
             if self.lives_on_host(id) && self.answer_on_host(interface.name, member, &call, out) {
+                return;
+            }
+            if self.refuse_for_inside(interface.name, member, &call, out) {
                 return;
             }
             return (method.answer)(self, &call, out);

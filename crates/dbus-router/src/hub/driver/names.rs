@@ -307,6 +307,9 @@ impl Hub {
         match self.resolve_well_known(id, name, true, &wish) {
             Target::Inside(_) => self.reply(id, header, &already, out),
             Target::Activate(name) => {
+                if !self.may_start(id) {
+                    return self.refuse_start(id, header, &name, out);
+                }
                 if self.activation.waits_of(id) >= self.config.limits.pending_activations {
                     let text = "Too much waits for services that are being started";
                     return self.refuse(id, header, error_names::LIMITS_EXCEEDED, text, out);
