@@ -1,0 +1,62 @@
+//! How much one virtual machine, and one client in it, may use. Checked before anything is allocated.
+
+use serde::{Deserialize, Serialize};
+
+/// Quotas of a broker. In the configuration file they are the table `[limits]`, each key as here.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Limits {
+    /// Clients of the guest at the same time.
+    pub clients: usize,
+    /// Connections of the guest that have not said yet what they are for; beyond it the oldest has to go.
+    pub unopened_connections: usize,
+    /// The longest message (bytes).
+    pub message_bytes: u32,
+    /// The most bytes that may wait for one client that does not read; beyond it calls to it fail and signals end it.
+    pub queued_bytes: usize,
+    /// Bytes of files that cross with messages and are being received, for all clients together.
+    pub file_bytes: u32,
+    /// File descriptors of one message.
+    pub fds_per_message: u32,
+    /// File descriptors that may wait for one client.
+    pub queued_fds: usize,
+    /// Streams (pipes and sockets) of one client.
+    pub streams_per_client: usize,
+    /// Streams of the whole virtual machine.
+    pub streams: usize,
+    /// Calls of one client that wait for their replies.
+    pub calls_per_client: usize,
+    /// Well-known names of one client.
+    pub names_per_client: usize,
+    /// Match rules of one client.
+    pub rules_per_client: usize,
+    /// Portal requests and sessions of one client that are open on the host.
+    pub requests_per_client: usize,
+    /// Portal requests and sessions of the whole virtual machine.
+    pub requests: usize,
+    /// Documents that are shared with the virtual machine.
+    pub documents: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        const MIB: u32 = 1024 * 1024;
+        Limits {
+            clients: 512,
+            unopened_connections: 64,
+            message_bytes: 32 * MIB,
+            queued_bytes: 16 * MIB as usize,
+            file_bytes: 128 * MIB,
+            fds_per_message: 16,
+            queued_fds: 64,
+            streams_per_client: 32,
+            streams: 256,
+            calls_per_client: 1024,
+            names_per_client: 64,
+            rules_per_client: 1024,
+            requests_per_client: 64,
+            requests: 256,
+            documents: 4096,
+        }
+    }
+}

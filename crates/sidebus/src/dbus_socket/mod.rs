@@ -1,0 +1,1 @@
+//! A unix socket on which D-Bus messages travel with their descriptors.

@@ -1,0 +1,1 @@
+//! What agent and broker say to each other.
