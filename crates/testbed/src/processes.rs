@@ -80,6 +80,18 @@ impl Process {
         stdout: Option<Stdio>,
         stderr: Option<Stdio>,
     ) -> Result<Process, Failure> {
+        command.stdin(Stdio::null());
+        Self::spawn_with_stdin(command, name, logs, stdout, stderr)
+    }
+
+    /// As the others, with stdin as the command has it.
+    pub(crate) fn spawn_with_stdin(
+        mut command: Command,
+        name: &str,
+        logs: &Path,
+        stdout: Option<Stdio>,
+        stderr: Option<Stdio>,
+    ) -> Result<Process, Failure> {
         let (log, file) = new_log(logs, name)?;
         let or_log = |stream: Option<Stdio>| match stream {
             Some(stream) => Ok(stream),
@@ -90,7 +102,6 @@ impl Process {
         };
         let (stdout, stderr) = (or_log(stdout)?, or_log(stderr)?);
         let child = command
-            .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
             .spawn()
@@ -109,6 +120,14 @@ impl Process {
     /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its pidfd: readable when it has ended.
+    ///
+    /// # Errors
+    /// There are no more file descriptors.
+    pub fn pidfd(&self) -> io::Result<OwnedFd> {
+        self.pidfd.try_clone()
     }
 
     /// What it has said so far (stderr, and stdout unless that is read separately).

@@ -3,6 +3,45 @@
 use std::fmt;
 use std::io::Write;
 
+use crate::failure::Failure;
+
+/// Why something that a test needs is not there.
+#[derive(Debug)]
+pub enum Trouble {
+    /// This machine cannot, or may not: the test is skipped.
+    Unable(String),
+    /// It should have worked.
+    Failed(Failure),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Unable(why) => f.write_str(why),
+            Trouble::Failed(failure) => failure.fmt(f),
+        }
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Trouble {
+        Trouble::Failed(failure)
+    }
+}
+
+/// What a `Result<_, Trouble>` holds; skips the rest of the test if this machine is unable, and fails the
+/// test if it failed.
+#[macro_export]
+macro_rules! or_skip {
+    ($result:expr) => {
+        match $result {
+            Ok(there) => there,
+            Err($crate::skip::Trouble::Unable(why)) => $crate::skip!("{why}"),
+            Err($crate::skip::Trouble::Failed(failure)) => panic!("{failure}"),
+        }
+    };
+}
+
 /// Says that a test is skipped, and why, on stderr: `SKIPPED: TEST: WHY`.
 ///
 /// Past the test harness, which would keep what a passing test prints to itself. `cargo xtask test`

@@ -340,8 +340,91 @@ pub const BWRAP: Tool = Tool {
     packages: same(&["bubblewrap"]),
 };
 
+/// The container manager.
+pub const INCUSD: Tool = Tool {
+    name: "incusd",
+    purpose: "everything that containers are tested with",
+    probe: Probe::Daemon("incusd", &["--version"]),
+    packages: Packages {
+        debian: &["incus-base"],
+        fedora: &["incus"],
+        arch: &["incus"],
+        opensuse: &["incus"],
+    },
+};
+
+/// Its client.
+pub const INCUS: Tool = Tool {
+    name: "incus",
+    purpose: "everything that containers are tested with",
+    probe: Probe::Program("incus", &["version", "--help"]),
+    packages: Packages {
+        debian: &["incus-client"],
+        fedora: &["incus-client"],
+        arch: &["incus"],
+        opensuse: &["incus"],
+    },
+};
+
+/// Gives addresses on the containers' network.
+pub const DNSMASQ: Tool = Tool {
+    name: "dnsmasq",
+    purpose: "the containers' network",
+    probe: Probe::Program("dnsmasq", &["--version"]),
+    packages: Packages {
+        debian: &["dnsmasq-base"],
+        ..same(&["dnsmasq"])
+    },
+};
+
+/// Makes the containers' storage.
+pub const MKFS_BTRFS: Tool = Tool {
+    name: "mkfs.btrfs",
+    purpose: "containers on btrfs, as people have them (slower storage without)",
+    probe: Probe::Program("mkfs.btrfs", &["--version"]),
+    packages: Packages {
+        opensuse: &["btrfsprogs"],
+        ..same(&["btrfs-progs"])
+    },
+};
+
+/// Makes the containers' images.
+pub const MMDEBSTRAP: Tool = Tool {
+    name: "mmdebstrap",
+    purpose: "everything that containers are tested with (their image)",
+    probe: Probe::Program("mmdebstrap", &["--version"]),
+    packages: same(&["mmdebstrap"]),
+};
+
+/// Packs the containers' images.
+pub const TAR2SQFS: Tool = Tool {
+    name: "tar2sqfs",
+    purpose: "everything that containers are tested with (their image)",
+    probe: Probe::Program("tar2sqfs", &["--version"]),
+    packages: same(&["squashfs-tools-ng"]),
+};
+
+/// Decides who may do what.
+pub const POLKITD: Tool = Tool {
+    name: "polkitd",
+    purpose: "who may do what with containers",
+    probe: Probe::Daemon("polkitd", &["--help"]),
+    packages: Packages {
+        debian: &["polkitd"],
+        ..same(&["polkit"])
+    },
+};
+
+/// Asks for passwords at a terminal.
+pub const PKTTYAGENT: Tool = Tool {
+    name: "pkttyagent",
+    purpose: "who may do what with containers after giving a password",
+    probe: Probe::Program("pkttyagent", &["--version"]),
+    packages: POLKITD.packages,
+};
+
 /// All of them.
-pub const ALL: [&Tool; 25] = [
+pub const ALL: [&Tool; 33] = [
     &DBUS_DAEMON,
     &DBUS_SEND,
     &REFERENCE_SUITES,
@@ -367,6 +450,14 @@ pub const ALL: [&Tool; 25] = [
     &BUSYBOX,
     &XDG_DBUS_PROXY,
     &BWRAP,
+    &INCUSD,
+    &INCUS,
+    &DNSMASQ,
+    &MKFS_BTRFS,
+    &MMDEBSTRAP,
+    &TAR2SQFS,
+    &POLKITD,
+    &PKTTYAGENT,
 ];
 
 impl Tool {
@@ -378,10 +469,18 @@ impl Tool {
                 in_path(program).find(|path| runs_well(path, arguments))
             }
             Probe::Starts(program) => in_path(program).find(|path| run(path, &[]).is_some()),
-            Probe::Daemon(program, arguments) => ["/usr/libexec", "/usr/lib", "/usr/lib/dconf"]
-                .into_iter()
-                .map(|dir| Path::new(dir).join(program))
-                .find(|path| runs_well(path, arguments)),
+            Probe::Daemon(program, arguments) => [
+                "/usr/libexec",
+                "/usr/lib",
+                "/usr/lib/dconf",
+                "/usr/lib/polkit-1",
+                "/usr/libexec/incus",
+                "/usr/lib/incus",
+                "/opt/incus/bin",
+            ]
+            .into_iter()
+            .map(|dir| Path::new(dir).join(program))
+            .find(|path| path.exists() && runs_well(path, arguments)),
             // Of several, not every one has the distribution's modules.
             Probe::Python(module) => {
                 let import = format!("import {module}");

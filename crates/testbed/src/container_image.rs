@@ -1,0 +1,198 @@
+//! Images of containers for Incus: made once by mmdebstrap, and kept in the cache of the person who runs the
+//! tests, `${XDG_CACHE_HOME:-~/.cache}/kapsule-tests/`, under a name that changes with the recipe.
+
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::failure::Failure;
+use crate::processes::run_to_end;
+use crate::skip::Trouble;
+use crate::tools;
+
+/// How an image is made.
+#[derive(Copy, Clone, Debug)]
+pub struct Recipe {
+    /// Its alias in Incus.
+    pub alias: &'static str,
+    /// Debian's packages in it, besides the essential ones.
+    packages: &'static [&'static str],
+}
+
+const RELEASE: &str = "trixie";
+/// Counted up when what is done below changes, other than the packages.
+const REVISION: u32 = 1;
+
+/// Debian with systemd, a session bus for users, sudo, and clients of D-Bus: `notify-send`, `gdbus`.
+pub const TRIXIE: Recipe = Recipe {
+    alias: "trixie",
+    packages: &[
+        "systemd",
+        "systemd-sysv",
+        "dbus",
+        "dbus-user-session",
+        "libpam-systemd",
+        "sudo",
+        "ca-certificates",
+        "iproute2",
+        "procps",
+        "passwd",
+        "libnotify-bin",
+        "libglib2.0-bin",
+    ],
+};
+
+/// Debian with systemd and podman, and busybox to run in it.
+pub const TRIXIE_PODMAN: Recipe = Recipe {
+    alias: "trixie-podman",
+    packages: &[
+        "systemd",
+        "systemd-sysv",
+        "dbus",
+        "dbus-user-session",
+        "libpam-systemd",
+        "sudo",
+        "iproute2",
+        "procps",
+        "passwd",
+        "podman",
+        "crun",
+        "netavark",
+        "aardvark-dns",
+        "passt",
+        "nftables",
+        "uidmap",
+        "busybox-static",
+    ],
+};
+
+/// The two files of an image, as Incus imports them.
+#[derive(Clone, Debug)]
+pub struct ImageFiles {
+    /// `incus.tar.xz`: metadata.
+    pub metadata: PathBuf,
+    /// `rootfs.squashfs`.
+    pub rootfs: PathBuf,
+}
+
+impl Recipe {
+    /// The image, made now if it is not there: that takes half a minute and needs Debian's mirror. Who comes
+    /// second, in another process or thread, waits for who came first.
+    ///
+    /// # Errors
+    /// [`Trouble::Unable`] when mmdebstrap is missing, or fails: says what it said.
+    pub fn provide(&self) -> Result<ImageFiles, Trouble> {
+        let cache = cache_dir()?;
+        fs::create_dir_all(&cache)
+            .map_err(Failure::doing(format_args!("making {}", cache.display())))?;
+        let name = format!("{}-{:016x}", self.alias, self.key());
+        let dir = cache.join(&name);
+        let files = ImageFiles {
+            metadata: dir.join("incus.tar.xz"),
+            rootfs: dir.join("rootfs.squashfs"),
+        };
+        if dir.is_dir() {
+            return Ok(files);
+        }
+        let lock = cache.join(format!("{name}.lock"));
+        let lock = File::create(&lock)
+            .map_err(Failure::doing(format_args!("making {}", lock.display())))?;
+        lock.lock().map_err(Failure::doing("locking the cache"))?;
+        if dir.is_dir() {
+            return Ok(files);
+        }
+        for tool in [&tools::MMDEBSTRAP, &tools::TAR2SQFS] {
+            if tool.find().is_none() {
+                return Err(Trouble::Unable(tool.missing()));
+            }
+        }
+        let scratch = tempfile::Builder::new()
+            .prefix(&format!("{name}."))
+            .tempdir_in(&cache)
+            .map_err(Failure::doing("making a directory in the cache"))?;
+        self.make(scratch.path())?;
+        fs::rename(scratch.keep(), &dir)
+            .map_err(Failure::doing("putting the image in its place"))?;
+        Ok(files)
+    }
+
+    fn key(&self) -> u64 {
+        // Its values do not change but with the standard library; then the image is made anew.
+        let mut hasher = DefaultHasher::new();
+        (RELEASE, REVISION, self.packages, SCRIPT).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn make(&self, dir: &Path) -> Result<(), Trouble> {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", SCRIPT, "image", RELEASE])
+            .arg(self.packages.join(","))
+            .arg(debian_mirror())
+            .current_dir(dir);
+        let output = run_to_end(command, Duration::from_secs(900))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let both = output.both();
+        let lines: Vec<&str> = both.lines().collect();
+        let tail = lines[lines.len().saturating_sub(8)..].join("\n    ");
+        Err(Trouble::Unable(format!(
+            "the image {} cannot be made (mmdebstrap, from Debian's mirror):\n    {tail}",
+            self.alias
+        )))
+    }
+}
+
+/// mmdebstrap gives the new system this machine's name and resolver; what Incus sets up should hold instead.
+/// What a fresh system would do by its timers has no place in a test.
+const SCRIPT: &str = r#"
+set -e
+release=$1 packages=$2 mirror=$3
+mmdebstrap --quiet --variant=minbase --include="$packages" \
+    --customize-hook='rm -f "$1/etc/hostname" "$1/etc/resolv.conf"' \
+    --customize-hook='rm -rf "$1/usr/share/doc" "$1/usr/share/man" "$1/usr/share/locale"' \
+    --customize-hook='for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_all.timer; do
+        ln -sf /dev/null "$1/etc/systemd/system/$unit"; done' \
+    "$release" rootfs.tar "$mirror"
+tar2sqfs --quiet --force --compressor zstd --comp-extra level=6 rootfs.squashfs <rootfs.tar
+rm rootfs.tar
+printf 'architecture: %s\ncreation_date: 1\nproperties: {description: Debian %s for tests, os: debian, release: %s}\n' \
+    "$(uname -m)" "$release" "$release" >metadata.yaml
+tar -cJf incus.tar.xz metadata.yaml
+rm metadata.yaml
+"#;
+
+fn cache_dir() -> Result<PathBuf, Failure> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    match cache {
+        Some(cache) => Ok(cache.join("kapsule-tests")),
+        None => Err(Failure::new(
+            "neither XDG_CACHE_HOME nor HOME is set: there is no place to keep images in",
+        )),
+    }
+}
+
+/// The mirror that apt has Debian from, or Debian's own.
+pub fn debian_mirror() -> String {
+    let mut command = Command::new("apt-get");
+    command.args([
+        "indextargets",
+        "--format",
+        "$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)",
+        "Created-By: Packages",
+    ]);
+    let said = run_to_end(command, Duration::from_secs(10)).map_or(String::new(), |it| it.stdout);
+    said.lines()
+        .find_map(|line| line.strip_prefix("Debian Debian main "))
+        .unwrap_or("http://deb.debian.org/debian")
+        .trim_end_matches('/')
+        .to_owned()
+}
