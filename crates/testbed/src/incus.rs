@@ -265,6 +265,8 @@ fn start_daemon(machine: &Machine, incusd: &Path) -> Result<Process, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
     use crate::or_skip;
 
@@ -299,10 +301,13 @@ mod tests {
             .find_map(|line| line.strip_prefix("PID: ")?.parse::<i32>().ok())
             .expect("a process id");
         let init = rustix::process::Pid::from_raw(init).expect("not zero");
+        let init = rustix::process::pidfd_open(init, rustix::process::PidfdFlags::empty())
+            .expect("it runs");
         drop(incus);
         drop(machine);
         assert!(!dir.exists());
-        assert!(rustix::process::test_kill_process(init).is_err());
+        let ended = Deadline::usual().wait_readable(&[init.as_fd()]);
+        assert!(ended.is_some(), "the container has ended");
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("it is there");
         assert!(!mounts.contains(&*dir.to_string_lossy()), "{mounts}");
     }

@@ -373,7 +373,7 @@ fn make_root(dir: &TestDir) -> Result<(), Failure> {
         )));
     }
     let etc = dir.join("etc");
-    let system = |uid: u32| uid < 1000 || uid >= 65534;
+    let system = |uid: u32| !(1000..65534).contains(&uid);
     let mut passwd = kept(&etc.join("passwd"), 2, system)?;
     let mut group = kept(&etc.join("group"), 2, system)?;
     let mut shadow = kept(&etc.join("shadow"), 2, |_| true)?;
