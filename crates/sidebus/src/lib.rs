@@ -10,6 +10,7 @@
 //! - [`transport`] carries it: AF_VSOCK, or unix sockets (hybrid vsock, or plain).
 //! - [`dbus_socket`] is a unix socket on which D-Bus messages travel with their descriptors.
 //! - [`crossing`] says what becomes of a file descriptor that cannot cross, and passes messages between the two.
+//! - [`supervisor`] keeps the machine's own daemons running: permission store, document portal, virtiofsd.
 //! - [`agent`] and [`broker`] are the programs.
 #![deny(unsafe_code)]
 
@@ -17,6 +18,8 @@ pub mod agent;
 pub mod broker;
 pub mod crossing;
 pub mod dbus_socket;
+mod parent_death;
 pub mod program;
+pub mod supervisor;
 pub mod transport;
 pub mod wire;

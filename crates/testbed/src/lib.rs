@@ -7,11 +7,13 @@
 //!   [`Incus`] with containers, [`SystemBus`] with polkit. [`Terminal`] is what a person sits at.
 //! - [`RawClient`] sends and sees single messages.
 //! - [`reference`](mod@reference) runs the test suites of the reference implementation.
+//! - [`cache`] is where what takes long to make is kept from one run to the next.
 //! - [`tools`] are the programs of other projects; [`needs!`] and [`skip!`] are for tests that lack one.
 //!
 //! Nothing here sleeps: what is waited for is a file descriptor, and [`deadline::LIMIT`] makes a hang a
 //! failure.
 
+pub mod cache;
 pub mod container_image;
 pub mod daemon;
 pub mod deadline;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::cache;
 use crate::processes::{Output, run_to_end};
 use crate::reference;
 
@@ -45,6 +46,28 @@ enum Probe {
     Python(&'static str),
     /// The reference implementation's tests.
     ReferenceSuites,
+    /// A program that no release of the distribution has (or has new enough), and that cargo installs.
+    Crate(Crate),
+}
+
+/// A program of crates.io, installed beside the other things that tests keep (see [`cache`](crate::cache)).
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Crate {
+    /// Its name there, and its program's.
+    pub name: &'static str,
+    /// Which version.
+    pub version: &'static str,
+}
+
+impl Crate {
+    /// For `cargo install --root`: a directory for this version alone.
+    pub fn root(&self) -> PathBuf {
+        cache::directory().join(format!("{}-{}", self.name, self.version))
+    }
+
+    fn program(&self) -> PathBuf {
+        self.root().join("bin").join(self.name)
+    }
 }
 
 /// The message bus of the reference implementation.
@@ -423,8 +446,35 @@ pub const PKTTYAGENT: Tool = Tool {
     packages: POLKITD.packages,
 };
 
+/// The host's documents.
+pub const DOCUMENT_PORTAL: Tool = Tool {
+    name: "xdg-document-portal",
+    purpose: "documents of a virtual machine",
+    probe: Probe::Daemon("xdg-document-portal", &["--version"]),
+    packages: Packages {
+        debian: &["xdg-desktop-portal", "fuse3"],
+        ..PORTAL.packages
+    },
+};
+
+/// Shares a directory with a virtual machine.
+pub const VIRTIOFSD: Tool = Tool {
+    name: "virtiofsd",
+    purpose: "documents of a virtual machine, in the machine",
+    probe: Probe::Crate(Crate {
+        name: "virtiofsd",
+        version: "1.14.0",
+    }),
+    packages: Packages {
+        debian: &["libcap-ng-dev", "libseccomp-dev"],
+        fedora: &["libcap-ng-devel", "libseccomp-devel"],
+        arch: &["libcap-ng", "libseccomp"],
+        opensuse: &["libcap-ng-devel", "libseccomp-devel"],
+    },
+};
+
 /// All of them.
-pub const ALL: [&Tool; 33] = [
+pub const ALL: [&Tool; 35] = [
     &DBUS_DAEMON,
     &DBUS_SEND,
     &REFERENCE_SUITES,
@@ -458,6 +508,8 @@ pub const ALL: [&Tool; 33] = [
     &TAR2SQFS,
     &POLKITD,
     &PKTTYAGENT,
+    &DOCUMENT_PORTAL,
+    &VIRTIOFSD,
 ];
 
 impl Tool {
@@ -486,9 +538,20 @@ impl Tool {
                 let import = format!("import {module}");
                 in_path("python3").find(|python| runs_well(python, &["-c", &import]))
             }
+            Probe::Crate(program) => {
+                Some(program.program()).filter(|path| runs_well(path, &["--version"]))
+            }
             Probe::ReferenceSuites => {
                 reference::Installation::find().map(|installation| installation.dir().to_owned())
             }
+        }
+    }
+
+    /// What cargo has to install for it, if it is not a package (the packages are then what it is built with).
+    pub fn from_crate(&self) -> Option<Crate> {
+        match self.probe {
+            Probe::Crate(program) => Some(program),
+            _ => None,
         }
     }
 
