@@ -1,11 +1,12 @@
 //! The engine's side of the [`Outbox`]: sockets, queues and what is to be done next.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData};
 
+use super::alarms::Alarms;
 use super::connection::Connection;
 use super::queue::Written;
 use crate::decision::{Decision, Watcher};
@@ -66,6 +67,9 @@ pub(super) enum Alarm {
     Router(u64),
 }
 
+/// When an alarm rings, and its number.
+pub(super) type Key = (Instant, u64);
+
 #[derive(Default)]
 struct Slot {
     generation: u32,
@@ -83,9 +87,8 @@ pub(super) struct Io {
     dirty: Vec<u32>,
     charges: Vec<(u32, Load)>,
     pub todo: VecDeque<Todo>,
-    alarms: BTreeMap<(Instant, u64), Alarm>,
-    next_alarm: u64,
-    timers: HashMap<Timer, ((Instant, u64), u64)>,
+    pub alarms: Alarms,
+    timers: HashMap<Timer, (Key, u64)>,
     pub open: usize,
     /// Who is told of decisions and messages.
     pub watcher: Option<Box<dyn Watcher>>,
@@ -102,8 +105,7 @@ impl Io {
             dirty: Vec::new(),
             charges: Vec::new(),
             todo: VecDeque::new(),
-            alarms: BTreeMap::new(),
-            next_alarm: 0,
+            alarms: Alarms::new()?,
             timers: HashMap::new(),
             open: 0,
             watcher: None,
@@ -439,23 +441,8 @@ impl Io {
     }
 
     /// Sets an alarm.
-    pub fn alarm(&mut self, after: Duration, alarm: Alarm) -> (Instant, u64) {
-        let key = (Instant::now() + after, self.next_alarm);
-        self.next_alarm += 1;
-        self.alarms.insert(key, alarm);
-        key
-    }
-
-    /// How long until the next alarm.
-    pub fn until_alarm(&self) -> Option<Duration> {
-        let (&(at, _), _) = self.alarms.first_key_value()?;
-        Some(at.saturating_duration_since(Instant::now()))
-    }
-
-    /// The next alarm whose time has come.
-    pub fn due(&mut self) -> Option<Alarm> {
-        let entry = self.alarms.first_entry()?;
-        (entry.key().0 <= Instant::now()).then(|| entry.remove())
+    pub fn alarm(&mut self, after: Duration, alarm: Alarm) -> Key {
+        self.alarms.set(after, alarm)
     }
 
     /// The router's timer with this number, if it was not cancelled.
@@ -597,14 +584,14 @@ impl Outbox for Io {
 
     fn set_timer(&mut self, timer: Timer, after: Duration) {
         self.cancel_timer(timer);
-        let number = self.next_alarm;
+        let number = self.alarms.next_number();
         let key = self.alarm(after, Alarm::Router(number));
         self.timers.insert(timer, (key, number));
     }
 
     fn cancel_timer(&mut self, timer: Timer) {
         if let Some((key, _)) = self.timers.remove(&timer) {
-            self.alarms.remove(&key);
+            self.alarms.cancel(key);
         }
     }
 }

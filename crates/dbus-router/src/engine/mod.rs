@@ -6,6 +6,7 @@
 //!   is passed on unchanged streams through, and needs no memory of its size.
 //! - Backpressure is for private ways only: a client whose link is full is not read, and the other way round.
 
+mod alarms;
 mod children;
 mod connect;
 mod connection;
@@ -57,6 +58,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 const LISTENER: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
 const SERVICES: u64 = u64::MAX - 2;
+const CLOCK: u64 = u64::MAX - 3;
 /// Children count down from here.
 const CHILDREN: u64 = u64::MAX - 16;
 const MOST_CHILDREN: u64 = 1 << 20;
@@ -389,6 +391,7 @@ impl Router {
             .map_err(system("watching with epoll"))
         };
         watch(router.shared.wake.as_fd(), WAKE)?;
+        watch(router.io.alarms.clock(), CLOCK)?;
         if let Some(fd) = router.services.watch_fd() {
             watch(fd, SERVICES)?;
         }
@@ -452,14 +455,10 @@ impl Router {
         // Room for everything that may be ready: a bus that is served late would be served after a client.
         events.clear();
         events.reserve(self.io.open.max(64) + 8);
-        let timeout = self.io.until_alarm().map(|wait| rustix::time::Timespec {
-            tv_sec: wait.as_secs().min(3600) as i64,
-            tv_nsec: i64::from(wait.subsec_nanos()),
-        });
         match epoll::wait(
             self.io.epoll(),
             rustix::buffer::spare_capacity(events),
-            timeout.as_ref(),
+            None,
         ) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(system("waiting for events")(errno)),
@@ -504,6 +503,12 @@ impl Router {
             match data {
                 LISTENER => self.accept(),
                 WAKE => self.obey(),
+                CLOCK => {
+                    while let Some(alarm) = self.io.alarms.due() {
+                        self.ring(alarm);
+                        self.settle();
+                    }
+                }
                 SERVICES => {
                     self.services.changed();
                     self.hub.set_services(self.services.load(), &mut self.io);
@@ -511,10 +516,6 @@ impl Router {
                 child if child > CHILDREN - MOST_CHILDREN => self.child_ended(child),
                 _ => continue,
             }
-            self.settle();
-        }
-        while let Some(alarm) = self.io.due() {
-            self.ring(alarm);
             self.settle();
         }
         self.update_accepting()
