@@ -1,17 +1,22 @@
 //! The `org.kde.kapsule` service: the life of containers, authorised by polkit.
 //!
 //! A call comes in at [`Manager`](manager::Manager), the object that the bus sees. It learns who calls
-//! ([`Caller`]), checks what was said ([`names`], [`options`]), asks polkit ([`Polkit`]), and either answers from what
+//! ([`Caller`]), checks what was said ([`names`], [`options`]), asks polkit ([`polkit`]), and either answers from what
 //! Incus says ([`Container`]) or starts an [operation](operations::Operations), which runs by itself and reports.
-//!
-//! Only this program speaks to Incus; what others may make it do is decided in one place, [`authority`].
 
 pub mod account;
 pub mod caller;
 pub mod config;
 pub mod container;
 pub mod error;
+pub mod features;
+pub mod identity;
+pub mod manager;
 pub mod names;
+pub mod operations;
+pub mod options;
+pub mod polkit;
+pub mod profile;
 
 pub use caller::Caller;
 pub use config::Config;
