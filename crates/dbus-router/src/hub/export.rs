@@ -140,15 +140,25 @@ impl Hub {
                 .is_none_or(|members| members.iter().any(allows));
             is_allowed.then_some(rule.id)
         });
-        by_name.or_else(|| {
-            let interface = header.interface?;
-            let mut interfaces = rules.interfaces.iter();
-            // Properties of such an interface are read by another; which is in the body.
-            let rule = interfaces.find(|rule| {
-                rule.calls && (rule.interface.matches(interface) || interface == PROPERTIES)
-            })?;
-            Some(rule.id)
-        })
+        by_name.or_else(|| self.interface_lets_in(header.interface?))
+    }
+
+    fn interface_lets_in(&self, interface: &str) -> Option<RuleId> {
+        let mut rules = self.config.policy.rules().interfaces.iter();
+        let rule = rules.find(|rule| rule.calls && rule.interface.matches(interface))?;
+        Some(rule.id)
+    }
+
+    /// Whether what a message asks of a client's properties has to be looked at: those of some interfaces are for the
+    /// host, and which are meant is in the body.
+    pub(super) fn asks_for_properties(&self, header: &Header<'_>) -> bool {
+        let mut rules = self.config.policy.rules().interfaces.iter();
+        header.interface == Some(PROPERTIES) && rules.any(|rule| rule.calls)
+    }
+
+    /// The rule that lets the host have the properties that a message is about.
+    pub(super) fn properties_let_in(&self, frame: &Frame<'_>) -> Option<RuleId> {
+        self.interface_lets_in(about(frame)?)
     }
 
     /// Whether a broadcast of a client inside goes to the host, and by which rule.
@@ -168,12 +178,7 @@ impl Hub {
             rule.signals.then_some(rule.id)
         });
         let about = match header.interface {
-            Some(PROPERTIES) => {
-                let body = frame.body.bytes();
-                Reader::new(header.endian, header.signature, body)
-                    .str()
-                    .ok()
-            }
+            Some(PROPERTIES) => about(frame),
             interface => interface,
         };
         let rule = by_name.or_else(|| {
@@ -227,4 +232,11 @@ impl Hub {
         }
         Some(call.body(&Body::new().str(&export.outside)).build())
     }
+}
+
+/// The interface that a message of org.freedesktop.DBus.Properties is about: always its first argument.
+fn about<'f>(frame: &Frame<'f>) -> Option<&'f str> {
+    let header = &frame.header;
+    let mut body = Reader::new(header.endian, header.signature, frame.body.bytes());
+    body.str().ok()
 }

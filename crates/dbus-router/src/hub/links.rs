@@ -5,7 +5,7 @@ use dbus_wire::error_names;
 use dbus_wire::frame::{Flags, MessageType};
 use dbus_wire::header::Header;
 use dbus_wire::message::Builder;
-use dbus_wire::names::UniqueName;
+use dbus_wire::names::{UniqueName, WellKnownName};
 
 use super::deliver::Origin;
 use super::{DRIVER, Frame, Hub, Verdict};
@@ -57,13 +57,13 @@ impl Hub {
             }
             return Verdict::Pass(Port::Client(id));
         }
-        let speaks = matches!(header.kind, MessageType::MethodCall | MessageType::Signal)
-            && header.destination.is_some()
-            && header.sender != Some(DRIVER);
-        if speaks && !self.may_come_in(id, header, out) {
-            return Verdict::Drop;
+        if speaks(header) {
+            match self.comes_in(id, header) {
+                Entry::ByBody => return Verdict::Take,
+                entry if !self.let_in(id, header, &entry, out) => return Verdict::Drop,
+                _ => {}
+            }
         }
-        let limit = self.config.limits.calls_per_client;
         let Some(session) = self.session_mut(id) else {
             return Verdict::Drop;
         };
@@ -84,11 +84,7 @@ impl Hub {
                 });
                 return Verdict::Drop;
             }
-            (MessageType::MethodCall, _) if !header.flags.contains(Flags::NO_REPLY_EXPECTED) => {
-                if let Some(caller) = header.sender.and_then(UniqueName::parse) {
-                    link.was_asked(caller, header.serial, limit);
-                }
-            }
+            (MessageType::MethodCall, _) => self.note_question(id, header),
             (MessageType::Signal, _) if header.destination.is_none() => {
                 if let Some(sender) = header.sender.and_then(UniqueName::parse) {
                     let verdict = self.judge_broadcast(id, sender, header);
@@ -111,11 +107,7 @@ impl Hub {
             return Verdict::Take;
         }
         self.counters.from_host += 1;
-        let by_another_name = header
-            .destination
-            .filter(|it| !it.starts_with(':'))
-            .and_then(|it| self.name_inside(id, it));
-        match by_another_name {
+        match self.other_name_of(id, header) {
             Some(name) => {
                 self.rewrite(header, None, Some(&name));
                 Verdict::Rewrite(Port::Client(id))
@@ -176,6 +168,16 @@ impl Hub {
             Some(sender) => Origin::Outside(sender),
             None => return,
         };
+        if speaks(header) && self.comes_in(id, header) == Entry::ByBody {
+            let entry = match self.properties_let_in(frame) {
+                Some(rule) => Entry::Open(Some(rule)),
+                None => Entry::Shut(None),
+            };
+            if !self.let_in(id, header, &entry, out) {
+                return;
+            }
+            self.note_question(id, header);
+        }
         if header.kind == MessageType::Signal && header.destination.is_none() {
             let args = dbus_wire::match_rule::Args::new(header, frame.body.bytes());
             let wanted = self.session(id).is_some_and(|session| {
@@ -190,7 +192,31 @@ impl Hub {
         }
         self.tap_link(origin, header, header.raw(), frame, out);
         self.counters.from_host += 1;
-        self.send_raw(Port::Client(id), frame, out);
+        match self.other_name_of(id, header) {
+            Some(name) => {
+                self.rewrite(header, None, Some(&name));
+                self.send_rewritten(Port::Client(id), frame, out);
+            }
+            None => self.send_raw(Port::Client(id), frame, out),
+        }
+    }
+
+    /// The name by which a client knows itself, where a message of the host's calls it by another.
+    fn other_name_of(&self, id: SessionId, header: &Header<'_>) -> Option<WellKnownName> {
+        let name = header.destination.filter(|it| !it.starts_with(':'))?;
+        self.name_inside(id, name)
+    }
+
+    /// A call of the host's that wants an answer is on its way to a client.
+    fn note_question(&mut self, id: SessionId, header: &Header<'_>) {
+        let limit = self.config.limits.calls_per_client;
+        if Self::is_call(header)
+            && !header.flags.contains(Flags::NO_REPLY_EXPECTED)
+            && let Some(caller) = header.sender.and_then(UniqueName::parse)
+            && let Some(link) = self.session_mut(id).and_then(|it| it.host.as_mut())
+        {
+            link.was_asked(caller, header.serial, limit);
+        }
     }
 
     fn take_from_host_driver(&mut self, id: SessionId, frame: &Frame<'_>, out: &mut dyn Outbox) {
@@ -420,13 +446,23 @@ impl Hub {
             .is_some_and(|session| session.name == Some(name))
     }
 
-    /// Whether a call, or a signal to it alone, may come from the host to a client; otherwise it has been refused.
-    /// Who may be spoken to may speak.
-    fn may_come_in(&mut self, id: SessionId, header: &Header<'_>, out: &mut dyn Outbox) -> bool {
+    /// Does as was decided of a call, or a signal to it alone, from the host to a client: whether it passes;
+    /// otherwise it has been refused. Who may be spoken to may speak.
+    fn let_in(
+        &mut self,
+        id: SessionId,
+        header: &Header<'_>,
+        entry: &Entry,
+        out: &mut dyn Outbox,
+    ) -> bool {
         let Some(sender) = header.sender.and_then(UniqueName::parse) else {
             return false;
         };
-        let (allowed, rule) = self.comes_in(id, sender, header);
+        let (allowed, rule) = match *entry {
+            Entry::Open(rule) => (true, rule),
+            Entry::Shut(rule) => (false, rule),
+            Entry::ByBody => (false, None),
+        };
         self.report_from_host(id, header, rule, allowed, out);
         if allowed {
             let limit = self.config.limits.calls_per_client;
@@ -454,36 +490,47 @@ impl Hub {
         false
     }
 
-    fn comes_in(
-        &self,
-        id: SessionId,
-        sender: UniqueName,
-        header: &Header<'_>,
-    ) -> (bool, Option<RuleId>) {
+    /// Whether a call, or a signal to it alone, may come from the host to a client.
+    fn comes_in(&self, id: SessionId, header: &Header<'_>) -> Entry {
+        if self.config.policy.rules().inward_calls && self.config.inside.peers {
+            return Entry::Open(None);
+        }
+        let Some(sender) = header.sender.and_then(UniqueName::parse) else {
+            return Entry::Shut(None);
+        };
         let policy = &self.config.policy;
         if let Some(&from) = self.clients.get(&sender) {
-            return (self.may_meet(from, id), None);
+            return match self.may_meet(from, id) {
+                true => Entry::Open(None),
+                false => Entry::Shut(None),
+            };
         }
         if policy.rules().inward_calls || self.lives_on_host(id) {
-            return (true, None);
+            return Entry::Open(None);
         }
         let Some(host) = &self.host else {
-            return (false, None);
+            return Entry::Shut(None);
         };
         if let Some(rule) = self.export_lets_in(id, header) {
-            return (true, Some(rule));
+            return Entry::Open(Some(rule));
         }
         let wish = Wish::of(header);
         let mut names = host.view.names_of(sender);
-        if wish.is_signal {
+        let (allowed, rule) = if wish.is_signal {
             let (passage, rule) = policy.to_peer(names, &wish, self.floor(id));
-            return (passage == Passage::Allowed, rule);
+            (passage == Passage::Allowed, rule)
+        } else {
+            let friend = names
+                .by_ref()
+                .map(|name| policy.standing(name))
+                .find(|standing| standing.access >= Access::Talk);
+            (friend.is_some(), friend.and_then(|standing| standing.rule))
+        };
+        match allowed {
+            true => Entry::Open(rule),
+            false if self.asks_for_properties(header) => Entry::ByBody,
+            false => Entry::Shut(rule),
         }
-        let friend = names
-            .by_ref()
-            .map(|name| policy.standing(name))
-            .find(|standing| standing.access >= Access::Talk);
-        (friend.is_some(), friend.and_then(|standing| standing.rule))
     }
 
     /// Forwards a call of a client's to the host's driver as it is.
@@ -757,6 +804,24 @@ impl Hub {
         }
         self.flush_deferred(id, false, out);
     }
+}
+
+/// What was decided of a message of the host's to one client.
+#[derive(PartialEq, Eq, Debug)]
+enum Entry {
+    /// It may come in, by this rule if it needs one.
+    Open(Option<RuleId>),
+    /// It may not.
+    Shut(Option<RuleId>),
+    /// That depends on its first argument.
+    ByBody,
+}
+
+/// Whether a message of the host's speaks to one client, and not the driver does.
+fn speaks(header: &Header<'_>) -> bool {
+    matches!(header.kind, MessageType::MethodCall | MessageType::Signal)
+        && header.destination.is_some()
+        && header.sender != Some(DRIVER)
 }
 
 /// Hello, in our own words: always one that wants its answer.

@@ -203,6 +203,68 @@ fn an_interface_crosses_without_a_name() {
     });
 }
 
+/// A call of a client's properties.
+fn ask<'m>(destination: &'m str, member: &'m str, body: &'m Body) -> Builder<'m> {
+    Builder::method_call("/menu", member)
+        .interface("org.freedesktop.DBus.Properties")
+        .destination(destination)
+        .body(body)
+}
+
+#[test]
+fn of_properties_those_of_the_exported_interface_cross() {
+    let mut rules = exporting(Vec::new());
+    rules.interfaces = vec![InterfaceExport {
+        id: id("interfaces"),
+        interface: NamePattern::parse("com.canonical.dbusmenu").unwrap(),
+        signals: true,
+        calls: true,
+    }];
+    let place = Place::new(rules);
+    let (mut client, mut outside) = (place.inside(), place.outside());
+    let unique = client.unique_name().to_owned();
+    for (member, rest) in [("GetAll", None), ("Get", Some("Status"))] {
+        let body = |interface| match rest {
+            None => Body::new().str(interface),
+            Some(rest) => Body::new().str(interface).str(rest),
+        };
+        let serial = outside.send(ask(&unique, member, &body("com.canonical.dbusmenu")));
+        let received = client.expect_call(member);
+        assert_eq!(received.strings()[0], "com.canonical.dbusmenu");
+        client.answer(&received, &Body::new().str("here"));
+        assert_eq!(outside.expect_reply(serial).returned().text(), "here");
+        // The second argument is no way in, and neither is one that is no text.
+        for other in ["org.example.Secrets", ""] {
+            let other = Body::new().str(other).str("com.canonical.dbusmenu");
+            assert_eq!(outside.call(ask(&unique, member, &other)).failed(), DENIED);
+        }
+        for odd in [Body::new(), Body::new().u32(22)] {
+            assert_eq!(outside.call(ask(&unique, member, &odd)).failed(), DENIED);
+        }
+    }
+    // A signal to the client alone is judged alike.
+    for interface in ["org.example.Secrets", "com.canonical.dbusmenu"] {
+        let body = Body::new().str(interface);
+        outside.send(
+            Builder::signal(
+                "/menu",
+                "org.freedesktop.DBus.Properties",
+                "PropertiesChanged",
+            )
+            .destination(&unique)
+            .body(&body),
+        );
+    }
+    client.expect("the menu's change, and no other", |it| {
+        let is_change = it.is_signal("org.freedesktop.DBus.Properties", "PropertiesChanged");
+        assert!(
+            !is_change || it.strings()[0] == "com.canonical.dbusmenu",
+            "{it}"
+        );
+        is_change
+    });
+}
+
 #[test]
 fn new_rules_export_and_take_back_what_is_owned() {
     let place = Place::new(Rules::default());
@@ -220,4 +282,69 @@ fn new_rules_export_and_take_back_what_is_owned() {
     tell(exporting(vec![export("org.mpris.*")]), NAME, true);
     tell(exporting(vec![renamed()]), RENAMED, true);
     tell(Rules::default(), RENAMED, false);
+}
+
+#[test]
+fn a_name_is_taken_from_the_host_where_the_rule_says_so() {
+    for replace in [false, true] {
+        let place = Place::new(exporting(vec![Export {
+            replace,
+            ..export("org.mpris.MediaPlayer2.*")
+        }]));
+        let (mut before, mut player, mut outside) =
+            (place.outside(), place.inside(), place.outside());
+        // ALLOW_REPLACEMENT.
+        assert_eq!(before.request_name(NAME, 1), 1);
+        outside.add_match(&format!("member='NameOwnerChanged',arg0='{NAME}'"));
+        let change = |old: &RawClient, new: &RawClient| {
+            [NAME, old.unique_name(), new.unique_name()].map(str::to_owned)
+        };
+        let told = |outside: &mut RawClient| {
+            let told = outside.expect_signal("org.freedesktop.DBus", "NameOwnerChanged");
+            told.strings()
+                .into_iter()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(player.request_name(NAME, 0), 1);
+        let first = if replace { &player } else { &before };
+        assert_eq!(
+            owner_on_host(&mut outside, NAME).as_deref(),
+            Some(first.unique_name())
+        );
+        if replace {
+            // It was taken before the answer; who had it waits, and has it back.
+            assert_eq!(told(&mut outside), change(&before, &player));
+            before.expect_signal("org.freedesktop.DBus", "NameLost");
+            assert_eq!(player.release_name(NAME), 1);
+            assert_eq!(told(&mut outside), change(&player, &before));
+        } else {
+            // The inside waits, and has it next.
+            assert_eq!(before.release_name(NAME), 1);
+            assert_eq!(told(&mut outside), change(&before, &player));
+            works(&mut outside, NAME, &mut player);
+        }
+    }
+}
+
+#[test]
+fn of_two_rules_for_one_name_the_first_says_how_it_is_exported() {
+    let first = Export {
+        replace: true,
+        calls: Some(members(&["org.example.Test.Work"])),
+        ..export("org.mpris.MediaPlayer2.player")
+    };
+    let place = Place::new(exporting(vec![first, export("org.mpris.*"), renamed()]));
+    let (mut before, mut player, mut outside) = (place.outside(), place.inside(), place.outside());
+    assert_eq!(before.request_name(NAME, 1), 1);
+    assert_eq!(player.request_name(NAME, 0), 1);
+    let unique = player.unique_name().to_owned();
+    assert_eq!(owner_on_host(&mut outside, NAME), Some(unique.clone()));
+    // The third gives it another name besides.
+    assert_eq!(owner_on_host(&mut outside, RENAMED), Some(unique));
+    assert_eq!(outside.call(call(NAME, "Quit")).failed(), DENIED);
+    let serial = outside.send(call(RENAMED, "Quit"));
+    let quit = player.expect_call("Quit");
+    player.answer(&quit, &Body::new());
+    outside.expect_reply(serial).returned();
 }
