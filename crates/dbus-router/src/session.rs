@@ -96,6 +96,24 @@ pub(crate) struct Barrier {
     pub old: Option<UniqueName>,
     /// Inside owner after; where there is none the host's owner stands in.
     pub new: Option<UniqueName>,
+    /// Whether the host's name could be seen before, and after, where it is new rules that made the change.
+    pub seen: Option<(bool, bool)>,
+}
+
+impl Barrier {
+    /// A change that an owner inside made.
+    pub fn of_owner(
+        name: WellKnownName,
+        old: Option<UniqueName>,
+        new: Option<UniqueName>,
+    ) -> Barrier {
+        Barrier {
+            name,
+            old,
+            new,
+            seen: None,
+        }
+    }
 }
 
 /// A call to a bus's driver that waits for its reply.
@@ -226,6 +244,8 @@ pub(crate) struct Session {
     /// Owners on a remote container bus as this session was told, where that may differ from what the control
     /// link says.
     pub told: Vec<(WellKnownName, Option<UniqueName>)>,
+    /// Connections of a container bus that is back of which it was told before its rules were put back.
+    pub met: Vec<UniqueName>,
     /// Names of which a remote container bus told it that it owns them, and not yet that it lost them.
     pub acquired: Vec<WellKnownName>,
     /// Names that it asked the container bus for; from then on the control link's word is enough.
@@ -266,6 +286,7 @@ impl Session {
             rules: Vec::new(),
             claims: Vec::new(),
             told: Vec::new(),
+            met: Vec::new(),
             acquired: Vec::new(),
             known: HashSet::default(),
             requests: Vec::new(),

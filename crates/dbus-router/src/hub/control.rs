@@ -269,10 +269,15 @@ impl Hub {
                 } else {
                     reader.strs().unwrap_or_default()
                 };
-                for name in names.into_iter().filter(|name| !name.starts_with(':')) {
-                    if name != DRIVER {
-                        let question = Question::Owner(name.into());
+                for name in names.iter().filter(|name| !name.starts_with(':')) {
+                    if *name != DRIVER {
+                        let question = Question::Owner((*name).into());
                         control.ask("GetNameOwner", &Body::new().str(name), question, out);
+                    }
+                }
+                if bus == Bus::Container {
+                    for unique in names.into_iter().filter_map(UniqueName::parse) {
+                        self.container_name_there(unique);
                     }
                 }
             }
@@ -316,6 +321,9 @@ impl Hub {
         out: &mut dyn Outbox,
     ) {
         if let Some(unique) = UniqueName::parse(name) {
+            if bus == Bus::Container && !new.is_empty() {
+                self.container_name_there(unique);
+            }
             if new.is_empty() {
                 match bus {
                     Bus::Host => {

@@ -296,6 +296,8 @@ impl Hub {
                         Some(shown) => shown.to_string(),
                         None => continue,
                     },
+                    // The host's, whoever has it there.
+                    None if self.belongs_to_host(name) => continue,
                     None => name.clone(),
                 };
                 if !known.contains(&shown) {

@@ -9,6 +9,7 @@ use dbus_wire::names::{UniqueName, WellKnownName};
 
 use super::deliver::Origin;
 use super::{DRIVER, Frame, Hub, Verdict};
+use crate::local_bus::Waiting;
 use crate::outbox::{Ending, Outbox, Outgoing};
 use crate::policy::{Access, Passage, RuleId, Wish};
 use crate::port::{Bus, Port, SessionId};
@@ -425,14 +426,16 @@ impl Hub {
         if self.lives_on_host(id) {
             return self.host_side_sees(id, name);
         }
-        if self.host_name_is_hidden(name) {
-            return false;
-        }
         let Some(session) = self.session(id) else {
             return false;
         };
-        // Until its barrier the change inside has not happened for this session.
-        if let Some(barrier) = session.pending_barrier(name) {
+        // Until its barrier the change inside, or of the rules, has not happened for this session.
+        let pending = session.pending_barrier(name);
+        let seen = pending.and_then(|barrier| barrier.seen);
+        if seen.map_or(self.host_name_is_hidden(name), |(before, _)| !before) {
+            return false;
+        }
+        if let Some(barrier) = pending {
             return barrier.old.is_none();
         }
         match session.told.iter().find(|(told, _)| **told == *name) {
@@ -764,6 +767,18 @@ impl Hub {
         self.nothing_will_answer(id, Bus::Container, out);
         for serial in self.replies.give_up(id) {
             self.no_reply(id, serial, out);
+        }
+        for waiting in self.activation.give_up(id) {
+            match waiting {
+                Waiting::Message { bytes, .. } => {
+                    if let Some((header, _)) = super::deliver::split(&bytes) {
+                        let text = "The host bus is gone, and this program's connection with it";
+                        self.refuse(id, &header, error_names::NO_REPLY, text, out);
+                    }
+                }
+                Waiting::Start { serial, .. } => self.no_reply(id, serial, out),
+                Waiting::Quiet { .. } => {}
+            }
         }
     }
 

@@ -18,6 +18,7 @@ pub(crate) mod joint;
 mod links;
 mod ownership;
 mod registration;
+mod reload;
 mod remote;
 mod report;
 mod resolve;
@@ -255,9 +256,12 @@ impl Hub {
     }
 
     /// From now on these are the rules, for clients that are connected, too. What they export follows; a name that
-    /// has become the host's is taken from who owns it inside. Who lives on the host is decided when a client
-    /// connects: one that does and that no rule mentions any more is filtered there as others are here.
+    /// has become the host's is taken from who owns it inside. Clients that watch a name which can be seen now, and
+    /// could not before (or the other way round), are told of it as of one that got its owner (or lost it). Who lives
+    /// on the host is decided when a client connects: one that does and that no rule mentions any more is filtered
+    /// there as others are here.
     pub fn set_policy(&mut self, policy: Policy, out: &mut dyn Outbox) {
+        let before = self.names_in_view();
         self.config.policy = policy;
         for id in self.session_ids() {
             let Some(session) = self.session_mut(id) else {
@@ -277,6 +281,7 @@ impl Hub {
             self.give_up_host_routes(id, out);
             self.update_exports(id, out);
         }
+        self.tell_what_rules_changed(&before, out);
         self.finish(out);
     }
 

@@ -93,6 +93,9 @@ impl Hub {
 
     /// The rules have changed: names that are the host's now are not a client's any more.
     pub(super) fn give_up_host_routes(&mut self, id: SessionId, out: &mut dyn Outbox) {
+        if self.remote.is_some() {
+            return self.give_up_on_container(id, out);
+        }
         let claims = self.session(id).map(|session| session.claims.clone());
         for claim in claims.unwrap_or_default() {
             if !self.belongs_to_host(&claim) {
@@ -193,6 +196,13 @@ impl Hub {
             return self.driver_broadcast("NameOwnerChanged", &body, None, out);
         }
         self.tap_owner_changed(name, old, new, out);
+        for id in self.watchers_of(name) {
+            self.start_barrier(id, Barrier::of_owner(name.clone(), old, new), out);
+        }
+    }
+
+    /// Who may have a rule for a change of a name's owner.
+    pub(super) fn watchers_of(&self, name: &str) -> Vec<SessionId> {
         let mut watchers: Vec<SessionId> = self
             .matches
             .candidates(Some(DRIVER), Some(name))
@@ -201,14 +211,7 @@ impl Hub {
             .collect();
         watchers.sort_unstable();
         watchers.dedup();
-        for id in watchers {
-            let barrier = Barrier {
-                name: name.clone(),
-                old,
-                new,
-            };
-            self.start_barrier(id, barrier, out);
-        }
+        watchers
     }
 
     /// Shows monitors a change of bus as the control link sees it.
@@ -232,7 +235,7 @@ impl Hub {
     }
 
     /// NameOwnerChanged as the driver sends it to all.
-    fn owner_changed_signal(
+    pub(super) fn owner_changed_signal(
         &mut self,
         name: &str,
         old: Option<UniqueName>,
@@ -280,9 +283,11 @@ impl Hub {
         host_owner: Option<UniqueName>,
         out: &mut dyn Outbox,
     ) {
-        let outside = host_owner
-            .filter(|it| !self.host_name_is_hidden(&barrier.name) && !self.is_inside_client(*it));
-        let (old, new) = (barrier.old.or(outside), barrier.new.or(outside));
+        let now = !self.host_name_is_hidden(&barrier.name);
+        let (before, after) = barrier.seen.unwrap_or((now, now));
+        let outside = host_owner.filter(|it| !self.is_inside_client(*it));
+        let old = barrier.old.or(outside.filter(|_| before));
+        let new = barrier.new.or(outside.filter(|_| after));
         if old != new {
             self.tell_owner_change(id, &barrier.name, old, new, out);
         }

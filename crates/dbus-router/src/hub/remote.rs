@@ -4,7 +4,7 @@
 //! `:(M+OFFSET).N` here. OFFSET grows by a step each time the container bus restarts: an old name never means
 //! a new program. A client's own name there is an *alias* of its host name.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use dbus_wire::body::{Body, Reader};
@@ -41,6 +41,12 @@ pub(crate) struct Remote {
     pub control: Control,
     offset: u32,
     aliases: HashMap<UniqueName, UniqueName>,
+    /// The same the other way round: by which name a client is, or was, known there.
+    raws: HashMap<UniqueName, UniqueName>,
+    /// Connections of other programs, as the control link tells.
+    natives: BTreeSet<UniqueName>,
+    /// Those that came while a Hello was not answered: they may be our links.
+    unsure: Vec<UniqueName>,
     retired: VecDeque<UniqueName>,
     /// Clients whose Hello the container bus has not answered: a name that nobody knows may be theirs.
     hellos: Vec<SessionId>,
@@ -56,6 +62,9 @@ impl Default for Remote {
             control: Control::new(Bus::Container),
             offset: STEP,
             aliases: HashMap::default(),
+            raws: HashMap::default(),
+            natives: BTreeSet::new(),
+            unsure: Vec::new(),
             retired: VecDeque::new(),
             hellos: Vec::new(),
             waiting: Vec::new(),
@@ -105,6 +114,8 @@ impl Remote {
     /// From now on a connection of the container bus is shown as the client that it is.
     pub(super) fn is_client(&mut self, raw: UniqueName, name: UniqueName) {
         self.aliases.insert(raw, name);
+        self.raws.insert(name, raw);
+        self.natives.remove(&raw);
     }
 
     fn retire(&mut self, raw: UniqueName) {
@@ -112,7 +123,9 @@ impl Remote {
         if self.retired.len() > RETIRED
             && let Some(oldest) = self.retired.pop_front()
         {
-            self.aliases.remove(&oldest);
+            if let Some(name) = self.aliases.remove(&oldest) {
+                self.raws.remove(&name);
+            }
         }
     }
 }
@@ -136,7 +149,13 @@ impl Hub {
     fn container_name_of(&self, name: UniqueName) -> Option<UniqueName> {
         match self.clients.get(&name) {
             Some(&id) => self.session(id)?.container_name,
-            None => self.remote.as_ref()?.native(name),
+            // A client that has gone may still be named by rules.
+            None => {
+                let remote = self.remote.as_ref()?;
+                remote
+                    .native(name)
+                    .or_else(|| remote.raws.get(&name).copied())
+            }
         }
     }
 
@@ -606,6 +625,11 @@ impl Hub {
         };
         remote.hellos.retain(|it| *it != id);
         if remote.hellos.is_empty() {
+            let unsure = std::mem::take(&mut remote.unsure);
+            let natives = unsure
+                .into_iter()
+                .filter(|raw| !remote.aliases.contains_key(raw));
+            remote.natives.extend(natives);
             for port in std::mem::take(&mut remote.waiting) {
                 out.resume(port);
             }
@@ -668,12 +692,21 @@ impl Hub {
             if let Some(native) = self.native_shown(raw) {
                 let text = native.to_string();
                 self.tell_owner_change(id, &text, shown_old, shown_new, out);
+                if self.is_restoring(id)
+                    && let Some(session) = self.session_mut(id)
+                {
+                    session.met.push(raw);
+                }
             }
             return;
         }
         let Ok(name) = WellKnownName::parse(name) else {
             return;
         };
+        // Who has the host's name there has it for nobody of ours.
+        if self.belongs_to_host(&name) {
+            return;
+        }
         // A rule that the client has taken back may be in force there for a moment.
         if let Some(session) = self.session_mut(id)
             && (session.rules.iter()).any(|it| super::ownership::watches_name(&it.rule, &name))
@@ -683,15 +716,7 @@ impl Hub {
         if shown_old.is_some() && shown_new.is_some() {
             return self.tell_owner_change(id, &name, shown_old, shown_new, out);
         }
-        self.start_barrier(
-            id,
-            Barrier {
-                name,
-                old: shown_old,
-                new: shown_new,
-            },
-            out,
-        );
+        self.start_barrier(id, Barrier::of_owner(name, shown_old, shown_new), out);
     }
 
     /// The control link is about to hear that `name` has left `owner`. For a session that watches it and was not
@@ -745,6 +770,9 @@ impl Hub {
         let Ok(name) = WellKnownName::parse(name) else {
             return;
         };
+        if self.belongs_to_host(&name) {
+            return;
+        }
         // Who loses it is told first (NameLost), on its own link.
         let loser = old.and_then(|old| self.clients.get(&old).copied());
         if let Some(loser) = loser.and_then(|id| self.session_mut(id))
@@ -778,10 +806,27 @@ impl Hub {
 
     /// A connection of the container bus has gone.
     pub(super) fn container_name_gone(&mut self, raw: UniqueName) {
-        if let Some(remote) = &mut self.remote
-            && remote.aliases.contains_key(&raw)
-        {
+        let Some(remote) = &mut self.remote else {
+            return;
+        };
+        remote.natives.remove(&raw);
+        remote.unsure.retain(|it| *it != raw);
+        if remote.aliases.contains_key(&raw) {
             remote.retire(raw);
+        }
+    }
+
+    /// A connection of the container bus is there: of another program, if it is none of our links.
+    pub(super) fn container_name_there(&mut self, raw: UniqueName) {
+        if let Some(remote) = &mut self.remote
+            && !remote.aliases.contains_key(&raw)
+            && remote.control.name() != Some(raw)
+        {
+            if remote.hellos.is_empty() {
+                remote.natives.insert(raw);
+            } else {
+                remote.unsure.push(raw);
+            }
         }
     }
 
@@ -1042,11 +1087,7 @@ impl Hub {
             );
             lost.sort_unstable();
             for (name, owner) in &lost {
-                let barrier = Barrier {
-                    name: name.clone(),
-                    old: Some(*owner),
-                    new: None,
-                };
+                let barrier = Barrier::of_owner(name.clone(), Some(*owner), None);
                 let watched = self.session(id).is_some_and(|session| {
                     session
                         .rules
@@ -1063,11 +1104,12 @@ impl Hub {
             }
             out.resume(Port::Client(id));
         }
-        let mut natives: Vec<UniqueName> = changes.iter().map(|(_, owner)| *owner).collect();
-        natives.retain(|owner| !self.clients.contains_key(owner));
-        natives.sort_unstable();
-        natives.dedup();
-        for native in natives {
+        let natives = self
+            .remote
+            .as_ref()
+            .map(|remote| remote.natives.iter().map(|raw| remote.shift(*raw)))
+            .map(Iterator::collect::<Vec<_>>);
+        for native in natives.unwrap_or_default() {
             for &id in &ids {
                 self.tell_owner_change(id, &native.to_string(), Some(native), None, out);
             }
@@ -1075,6 +1117,9 @@ impl Hub {
         if let Some(remote) = &mut self.remote {
             remote.offset = remote.offset.saturating_add(STEP);
             remote.aliases.clear();
+            remote.raws.clear();
+            remote.natives.clear();
+            remote.unsure.clear();
             remote.retired.clear();
             remote.hellos.clear();
             for port in std::mem::take(&mut remote.waiting) {

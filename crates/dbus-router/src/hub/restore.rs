@@ -43,6 +43,12 @@ impl Restoration {
 }
 
 impl Hub {
+    /// Whether a client's rules are still to be put back.
+    pub(super) fn is_restoring(&self, id: SessionId) -> bool {
+        let remote = self.remote.as_ref();
+        remote.is_some_and(|remote| remote.restoration.clients.contains(&id))
+    }
+
     /// The container bus is gone: who owned what there is who gets it back.
     pub(super) fn keep_claims(&mut self, owned: &[(Box<str>, UniqueName)]) {
         let before = match &mut self.remote {
@@ -158,6 +164,16 @@ impl Hub {
         names: &[&str],
         out: &mut dyn Outbox,
     ) {
+        let met = self
+            .session_mut(id)
+            .map(|session| std::mem::take(&mut session.met))
+            .unwrap_or_default();
+        for raw in names.iter().filter_map(|name| UniqueName::parse(name)) {
+            if let Some(native) = self.native_shown(raw).filter(|_| !met.contains(&raw)) {
+                let text = native.to_string();
+                self.tell_owner_change(id, &text, None, Some(native), out);
+            }
+        }
         for name in names {
             let watched = self.session(id).is_some_and(|session| {
                 let mut rules = session.rules.iter();

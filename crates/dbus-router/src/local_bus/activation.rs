@@ -182,6 +182,24 @@ impl Activation {
         self.pending.is_empty()
     }
 
+    /// Nothing of `session` waits any more: what did, in the order in which it came for each name.
+    pub fn give_up(&mut self, session: SessionId) -> Vec<Waiting> {
+        let mut names: Vec<&WellKnownName> = self.pending.keys().collect();
+        names.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+        let names: Vec<WellKnownName> = names.into_iter().cloned().collect();
+        let mut all = Vec::new();
+        for name in names {
+            if let Some(pending) = self.pending.get_mut(&*name) {
+                all.extend(
+                    pending
+                        .waiting
+                        .extract_if(.., |waiting| waiting.from() == session),
+                );
+            }
+        }
+        all
+    }
+
     /// `session` has gone: nothing of it waits any more.
     pub fn forget(&mut self, session: SessionId) {
         for pending in self.pending.values_mut() {

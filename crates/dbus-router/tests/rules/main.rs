@@ -9,3 +9,4 @@ mod inside;
 mod place;
 mod registration;
 mod reload;
+mod remote;

@@ -3,6 +3,8 @@
 use dbus_router::{Access, Policy, Rules};
 use dbus_wire::body::Body;
 
+use testbed::RawClient;
+
 use crate::place::{Place, call, filter, host_route, names, refusal, works};
 
 const NAME: &str = "org.example.Talks";
@@ -80,4 +82,109 @@ fn a_name_that_becomes_the_host_s_is_taken_from_its_owner_inside() {
         .set_policy(Policy::from_rules(Rules::default()));
     place.handle.status().unwrap();
     assert_eq!(refusal(&mut client, NAME), UNKNOWN);
+}
+
+/// The changes of owners that a client was told of so far.
+pub fn changes(client: &mut RawClient) -> Vec<Vec<String>> {
+    let told = client.all_so_far();
+    let told = told
+        .iter()
+        .filter(|it| it.is_signal("org.freedesktop.DBus", "NameOwnerChanged"));
+    told.map(|it| it.strings().into_iter().map(str::to_owned).collect())
+        .collect()
+}
+
+#[test]
+fn who_watches_a_name_is_told_when_new_rules_show_or_hide_it() {
+    let place = Place::new(Rules::default());
+    let (service, _other) = (place.service(NAME), place.service("org.example.Other"));
+    let (mut watcher, mut one_name, mut client) = (place.inside(), place.inside(), place.inside());
+    watcher.add_match("type='signal',member='NameOwnerChanged'");
+    one_name.add_match(&format!("member='NameOwnerChanged',arg0='{NAME}'"));
+    client.add_match("type='signal',member='NameOwnerChanged',arg0='org.example.Nobody'");
+    let reload = |rules: Rules| {
+        place.handle.set_policy(Policy::from_rules(rules));
+        place.handle.status().unwrap();
+    };
+    // See, talk, and a host route are all the same to who watches.
+    reload(names(vec![filter(NAME, Access::See)]));
+    reload(open());
+    reload(names(vec![host_route(NAME)]));
+    reload(Rules::default());
+    reload(open());
+    let owner = service.unique_name().to_owned();
+    let change = |old: &str, new: &str| vec![NAME.to_owned(), old.to_owned(), new.to_owned()];
+    let all = [change("", &owner), change(&owner, ""), change("", &owner)];
+    for client in [&mut watcher, &mut one_name] {
+        assert_eq!(changes(client), all);
+    }
+    // What comes after is told once, too.
+    drop(service);
+    let gone = watcher.expect("the end of it", |it| {
+        it.is_signal("org.freedesktop.DBus", "NameOwnerChanged") && it.text() == NAME
+    });
+    assert_eq!(gone.strings(), [NAME, owner.as_str(), ""]);
+    assert_eq!(changes(&mut client), [""; 0].map(|_| Vec::<String>::new()));
+}
+
+#[test]
+fn a_name_that_is_owned_inside_is_nothing_new_when_the_host_s_can_be_seen() {
+    let place = Place::new(Rules::default());
+    let _service = place.service(NAME);
+    let (mut owner, mut watcher) = (place.inside(), place.inside());
+    assert_eq!(owner.request_name(NAME, 0), 1);
+    watcher.add_match(&format!("member='NameOwnerChanged',arg0='{NAME}'"));
+    place.handle.set_policy(Policy::from_rules(open()));
+    place.handle.status().unwrap();
+    assert_eq!(changes(&mut watcher).len(), 0);
+    works(&mut watcher, NAME, &mut owner);
+}
+
+#[test]
+fn a_name_that_moves_to_the_host_moves_from_owner_to_owner() {
+    let place = Place::new(Rules::default());
+    let service = place.service(NAME);
+    let (mut owner, mut watcher) = (place.inside(), place.inside());
+    assert_eq!(owner.request_name(NAME, 0), 1);
+    watcher.add_match(&format!("member='NameOwnerChanged',arg0='{NAME}'"));
+    place
+        .handle
+        .set_policy(Policy::from_rules(names(vec![host_route(NAME)])));
+    place.handle.status().unwrap();
+    let change = [NAME, owner.unique_name(), service.unique_name()].map(str::to_owned);
+    assert_eq!(changes(&mut watcher), [change]);
+}
+
+#[test]
+fn calls_that_wait_for_a_service_get_no_reply_when_the_host_goes() {
+    let dir = testbed::TestDir::new();
+    let services = dir.join("dbus-1/services");
+    std::fs::create_dir_all(&services).unwrap();
+    std::fs::write(
+        services.join("slow.service"),
+        "[D-BUS Service]\nName=org.example.Slow\nExec=/bin/sleep 60\n",
+    )
+    .unwrap();
+    let mut place = Place::configured(Rules::default(), |config| {
+        config.data_dirs = vec![dir.join("")];
+    });
+    let mut client = place.inside();
+    let started = Body::new().str("org.example.Slow").u32(0);
+    let start = client.send(
+        dbus_wire::message::Builder::method_call("/org/freedesktop/DBus", "StartServiceByName")
+            .interface("org.freedesktop.DBus")
+            .destination("org.freedesktop.DBus")
+            .body(&started),
+    );
+    let calls = [0; 3].map(|_| client.send(call("org.example.Slow", "Work")));
+    client.call_driver("GetId", &Body::new());
+    place.host.process().end();
+    for serial in calls.into_iter().chain([start]) {
+        let reply = client.expect("an answer", |it| it.is_reply_to(serial));
+        assert_eq!(
+            reply.error_name(),
+            Some("org.freedesktop.DBus.Error.NoReply")
+        );
+    }
+    client.expect_closed();
 }

@@ -215,7 +215,7 @@ impl Hub {
             };
             return self.reply(call.id, call.header(), &body, out);
         }
-        if self.remote.is_some() && is_bus_name(name) {
+        if self.remote.is_some() && is_bus_name(name) && !self.belongs_to_host(name) {
             let has_link = self
                 .session(call.id)
                 .is_some_and(|session| session.container.is_some());
