@@ -122,10 +122,9 @@ impl Remote {
         self.retired.push_back(raw);
         if self.retired.len() > RETIRED
             && let Some(oldest) = self.retired.pop_front()
+            && let Some(name) = self.aliases.remove(&oldest)
         {
-            if let Some(name) = self.aliases.remove(&oldest) {
-                self.raws.remove(&name);
-            }
+            self.raws.remove(&name);
         }
     }
 }
