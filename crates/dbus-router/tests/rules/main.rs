@@ -6,6 +6,7 @@ mod host_names;
 mod hostpass;
 mod in_process;
 mod inside;
+mod no_way_round;
 mod place;
 mod registration;
 mod reload;
