@@ -17,6 +17,7 @@ pub mod operations;
 pub mod options;
 pub mod polkit;
 pub mod profile;
+pub mod shell;
 
 pub use caller::Caller;
 pub use config::Config;
