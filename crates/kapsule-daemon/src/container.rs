@@ -90,6 +90,11 @@ impl Container {
         self.features().any(|feature| feature == name)
     }
 
+    /// Whether it is still being made, or the making was left half-done.
+    pub fn is_unfinished(&self) -> bool {
+        self.config.contains_key(UNFINISHED)
+    }
+
     /// Where session buses meet.
     pub fn mode(&self) -> Mode {
         match self.owner {
@@ -106,6 +111,16 @@ impl Container {
 
     /// The host's directory that is `/.kapsule/run` inside. `UID/` below it belongs to the user, and has the bus.
     pub fn run_directory(&self, data: &Path) -> PathBuf {
-        data.join("containers").join(self.name.as_str()).join("run")
+        run_directory(data, &self.name)
     }
+}
+
+/// The host's directory that is `/.kapsule/run` inside of the container of this name.
+pub fn run_directory(data: &Path, name: &ContainerName) -> PathBuf {
+    directory(data, name).join("run")
+}
+
+/// What the daemon keeps of the container of this name.
+pub fn directory(data: &Path, name: &ContainerName) -> PathBuf {
+    data.join("containers").join(name.as_str())
 }

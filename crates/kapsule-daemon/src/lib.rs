@@ -5,21 +5,33 @@
 //! Incus says ([`Container`]) or starts an [operation](operations::Operations), which runs by itself and reports.
 
 pub mod account;
+pub mod authority;
 pub mod caller;
 pub mod config;
 pub mod container;
+pub mod daemon;
 pub mod error;
 pub mod features;
 pub mod identity;
+pub mod images;
+pub mod incus;
+pub mod initialize;
+pub mod lifecycle;
 pub mod manager;
 pub mod names;
 pub mod operations;
 pub mod options;
+pub mod plan;
 pub mod polkit;
 pub mod profile;
+pub mod program;
 pub mod shell;
+pub mod snapshots;
+pub mod subid;
+pub mod watch;
 
 pub use caller::Caller;
 pub use config::Config;
 pub use container::Container;
+pub use daemon::Daemon;
 pub use error::{Error, Result};

@@ -1,3 +1,5 @@
-//! The program; what it does is in the library beside it.
+//! The program `kapsuled`. What it does is in the library; here it only starts.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    kapsule_daemon::program::main()
+}

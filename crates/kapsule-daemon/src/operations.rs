@@ -122,6 +122,7 @@ struct Shared {
     path: OwnedObjectPath,
     status: Mutex<Status>,
     cancel: watch::Sender<Wish>,
+    outcome: watch::Sender<Option<Result<()>>>,
 }
 
 /// What is wished of a running operation.
@@ -260,6 +261,11 @@ pub enum Target {
 }
 
 impl Target {
+    /// A container.
+    pub fn container(name: &crate::names::ContainerName) -> Self {
+        Self::Container(name.to_string())
+    }
+
     fn name(&self) -> &str {
         match self {
             Self::Container(name) | Self::Image(name) => name,
@@ -295,6 +301,11 @@ impl Operations {
         })
     }
 
+    /// The connection on which they are.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// The paths of all that are known, the oldest first.
     pub fn paths(&self) -> Vec<OwnedObjectPath> {
         let table = lock(&self.table);
@@ -318,6 +329,26 @@ impl Operations {
                 return;
             }
         }
+    }
+
+    /// Waits for the end of one.
+    ///
+    /// # Errors
+    /// Its error; [`Error::NotFound`] if it is not known (any more).
+    pub async fn wait(&self, path: &OwnedObjectPath) -> Result<()> {
+        let shared = lock(&self.table)
+            .operations
+            .values()
+            .find(|(shared, _)| shared.path == *path)
+            .map(|(shared, _)| shared.clone())
+            .ok_or_else(|| Error::NotFound(format!("there is no operation {path}")))?;
+        let mut outcome = shared.outcome.subscribe();
+        let outcome = outcome.wait_for(Option::is_some).await;
+        // The sender is in `shared`, which we hold; and it is there, for that was waited for.
+        outcome
+            .ok()
+            .and_then(|outcome| outcome.clone())
+            .unwrap_or(Ok(()))
     }
 
     /// Waits until none runs.
@@ -385,13 +416,10 @@ impl Operations {
         let operations = self.clone();
         let task = tokio::spawn(work(progress.clone()));
         tokio::spawn(async move {
-            let status = match task.await {
-                Ok(Ok(())) => Status::Completed,
-                Ok(Err(Error::Cancelled(text))) => Status::Cancelled(text),
-                Ok(Err(error)) => Status::Failed(error.text().to_owned()),
-                Err(error) => Status::Failed(format!("the daemon has a fault: {error}")),
-            };
-            operations.end(&shared, &progress, status).await;
+            let outcome = task.await.unwrap_or_else(|error| {
+                Err(Error::Failed(format!("the daemon has a fault: {error}")))
+            });
+            operations.end(&shared, &progress, outcome).await;
         });
         Ok(path)
     }
@@ -437,6 +465,7 @@ impl Operations {
                 .map_err(Error::failed("making the operation's path"))?,
             status: Mutex::new(Status::Running),
             cancel: watch::Sender::new(Wish::GoOn),
+            outcome: watch::Sender::new(None),
         });
         table.operations.insert(id, (shared.clone(), None));
         for target in targets {
@@ -468,7 +497,12 @@ impl Operations {
             .collect()
     }
 
-    async fn end(self: Arc<Self>, shared: &Arc<Shared>, progress: &Progress, status: Status) {
+    async fn end(self: Arc<Self>, shared: &Arc<Shared>, progress: &Progress, outcome: Result<()>) {
+        let status = match &outcome {
+            Ok(()) => Status::Completed,
+            Err(Error::Cancelled(text)) => Status::Cancelled(text.clone()),
+            Err(error) => Status::Failed(error.text().to_owned()),
+        };
         match &status {
             Status::Failed(text) => {
                 tracing::warn!(
@@ -487,6 +521,7 @@ impl Operations {
         }
         *lock(&shared.status) = status.clone();
         let forget = self.leave(shared);
+        shared.outcome.send_replace(Some(outcome));
         let server = self.connection.object_server();
         if let Ok(object) = server.interface::<_, OperationObject>(&shared.path).await {
             let object = object.get().await;
@@ -588,7 +623,7 @@ impl Progress {
         let mut wish = self.shared.cancel.subscribe();
         tokio::select! {
             biased;
-            Ok(_) = wish.wait_for(|wish| *wish == Wish::End) => Err(self.cancelled()),
+            Ok(_) = wish.wait_for(|wish| *wish == Wish::End) => Err(self.cancellation()),
             result = work => result,
         }
     }
@@ -608,11 +643,19 @@ impl Progress {
         if committed {
             Ok(())
         } else {
-            Err(self.cancelled())
+            Err(self.cancellation())
         }
     }
 
-    fn cancelled(&self) -> Error {
+    /// Waits until the person cancels.
+    pub async fn cancelled(&self) {
+        let mut wish = self.shared.cancel.subscribe();
+        // The sender is in `shared`, and lives as long.
+        let _ = wish.wait_for(|wish| *wish == Wish::End).await;
+    }
+
+    /// The error of one that was cancelled.
+    pub fn cancellation(&self) -> Error {
         Error::Cancelled(format!("{}: cancelled", self.shared.description))
     }
 }

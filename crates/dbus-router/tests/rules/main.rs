@@ -11,4 +11,3 @@ mod place;
 mod registration;
 mod reload;
 mod remote;
-mod table;
