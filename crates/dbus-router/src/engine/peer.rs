@@ -51,10 +51,22 @@ pub(super) fn program(credentials: &Credentials) -> Program {
     }
 }
 
-/// The path of the unified hierarchy in the text of a `/proc/PID/cgroup`.
+/// The control group in the text of a `/proc/PID/cgroup`: that of the unified hierarchy, or where everything is at
+/// its root the one of systemd's own hierarchy, as on machines that have both.
 fn cgroup(text: &str) -> Option<String> {
-    let line = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    Some(line.to_owned())
+    // NUMBER:CONTROLLERS:PATH
+    let of = |controllers: &str| {
+        text.lines().find_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            rest.strip_prefix(controllers)?.strip_prefix(':')
+        })
+    };
+    let (unified, systemd) = (of(""), of("name=systemd"));
+    let path = match unified {
+        Some("/") | None => systemd.or(unified),
+        Some(path) => Some(path),
+    };
+    path.map(str::to_owned)
 }
 
 /// The uid that a process in another user namespace has there, for what is `uid` here.
@@ -92,6 +104,20 @@ pub(super) fn is_mapped() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_control_group_is_that_of_the_hierarchy_that_is_in_use() {
+        let of = |text: &str| cgroup(text).unwrap_or_default();
+        assert_eq!(of("0::/user.slice/app.scope\n"), "/user.slice/app.scope");
+        let both = "4:memory:/m\n1:name=systemd:/s.service\n0::";
+        assert_eq!(of(&format!("{both}/u.service\n")), "/u.service");
+        assert_eq!(of(&format!("{both}/\n")), "/s.service");
+        assert_eq!(of("1:name=systemd:/s.service\n"), "/s.service");
+        assert_eq!(of("4:memory:/m\n0::/\n"), "/");
+        assert_eq!(cgroup("4:memory:/m\n"), None);
+        // A name may have a colon in it.
+        assert_eq!(of("0::/a:name=systemd:/b\n"), "/a:name=systemd:/b");
+    }
 
     #[test]
     fn a_uid_is_translated_by_the_line_that_holds_it() {

@@ -2,7 +2,8 @@
 
 use dbus_router::{Access, Glob, HostPass, NamePattern, NameRule, Rules};
 use dbus_wire::body::Body;
-use testbed::RawClient;
+use testbed::tools::DBUS_SEND;
+use testbed::{RawClient, needs, run_to_end, skip};
 
 use crate::place::{Place, filter, id, listed, refusal, signal, works};
 
@@ -164,4 +165,84 @@ fn a_client_is_its_own_process_for_who_asks() {
     let body = Body::new().str(client.unique_name());
     let pid = client.call_driver("GetConnectionUnixProcessID", &body);
     assert_eq!(pid.number(), std::process::id());
+}
+
+/// Rules by which clients of this control group, or unit, live on the host.
+fn by_cgroup(cgroup: Option<&str>, unit: Option<&str>) -> Rules {
+    let mut rules = everyone(Access::Own, Vec::new());
+    let one = &mut rules.hostpass[0];
+    one.everyone = false;
+    one.cgroup = cgroup.map(Glob::new);
+    one.unit = unit.map(Glob::new);
+    rules
+}
+
+/// Whether `dbus-send`, run in the control group `GROUP/app-fcitx5-7.service` of a hierarchy that is mounted for it
+/// alone, sees the host. None where this machine does not let us have one.
+fn sees_the_host(place: &Place, hierarchy: &str, group: &str) -> Option<bool> {
+    const SCRIPT: &str = r#"
+        mount --make-rprivate / && mount -t $2 none "$1" || exit 77
+        group="$1/$3/app-fcitx5-7.service"
+        mkdir -p "$group" || exit 77
+        sh -c 'echo $$ >"$0/cgroup.procs" || exit 77; exec "$@"' "$group" \
+            dbus-send --bus="$4" --dest=org.freedesktop.DBus --print-reply=literal / \
+            org.freedesktop.DBus.NameHasOwner string:org.example.Outside
+        status=$?
+        rmdir "$group" "$1/$3"
+        exit $status"#;
+    let dir = testbed::TestDir::new();
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", SCRIPT, "sh"])
+        .arg(dir.make_dir("hierarchy"))
+        .args([hierarchy, group, &place.address]);
+    let output = run_to_end(command, std::time::Duration::from_secs(20)).unwrap();
+    if output.status.code() == Some(77) || output.stderr.contains("unshare failed") {
+        return None;
+    }
+    Some(output.success().contains("boolean true"))
+}
+
+#[test]
+fn a_client_is_known_by_its_control_group_and_by_its_unit() {
+    needs!(DBUS_SEND);
+    let mut tried = 0;
+    for hierarchy in ["cgroup2", "cgroup -o none,name=systemd"] {
+        let group = format!("kapsule-test-{}", std::process::id());
+        let cgroup = format!("/{group}/*");
+        for (cgroup, unit, lives_there) in [
+            (Some(&*cgroup), None, true),
+            (None, Some("app-fcitx5*.service"), true),
+            (Some(&*cgroup), Some("app-fcitx5*.service"), true),
+            (Some(&*cgroup), Some("app-other*.service"), false),
+            (Some("/elsewhere/*"), None, false),
+            (None, Some("fcitx5.service"), false),
+        ] {
+            let place = Place::new(by_cgroup(cgroup, unit));
+            let _outside = place.service("org.example.Outside");
+            let Some(sees) = sees_the_host(&place, hierarchy, &group) else {
+                break;
+            };
+            assert_eq!(sees, lives_there, "{hierarchy}: {cgroup:?}, {unit:?}");
+            tried += 1;
+        }
+    }
+    if tried == 0 {
+        skip!("no control group can be made in a mount namespace of its own (that takes root)");
+    }
+}
+
+#[test]
+fn where_the_router_cannot_tell_who_a_client_is_it_lives_inside() {
+    // Credentials that somebody states have no executable and no control group.
+    let place = Place::new(by_program("*"));
+    let mut client = place.admitted(dbus_router::Admission {
+        trusted: false,
+        credentials: Some(dbus_router::Credentials {
+            pid: Some(std::process::id()),
+            ..Default::default()
+        }),
+    });
+    assert!(!owns_on_host(&place, &mut client));
+    assert!(owns_on_host(&place, &mut place.inside()));
 }

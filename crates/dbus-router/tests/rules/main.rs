@@ -11,3 +11,4 @@ mod place;
 mod registration;
 mod reload;
 mod remote;
+mod table;
