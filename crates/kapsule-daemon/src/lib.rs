@@ -18,6 +18,7 @@ pub mod incus;
 pub mod initialize;
 pub mod lifecycle;
 pub mod manager;
+mod mux;
 pub mod names;
 pub mod operations;
 pub mod options;

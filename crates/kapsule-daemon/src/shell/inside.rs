@@ -47,7 +47,7 @@ impl Root {
     }
 
     /// The same, without following a link at the end of the path.
-    pub(super) fn find_itself(&self, path: &Path) -> io::Result<OwnedFd> {
+    pub(crate) fn find_itself(&self, path: &Path) -> io::Result<OwnedFd> {
         self.open(path, OFlags::PATH | OFlags::NOFOLLOW)
     }
 

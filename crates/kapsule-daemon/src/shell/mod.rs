@@ -35,11 +35,13 @@ pub use accounts::Inmate;
 pub(crate) use enter::run_as;
 pub use init::Init;
 pub use inside::Root;
+pub(crate) use program::{Running, wait_readable};
 
 use crate::caller::Caller;
 use crate::config::Config;
 use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::mux::{HostBus, Muxes};
 use environment::Environment;
 use program::{Program, check_descriptor};
 use session::{Session, State};
@@ -60,6 +62,7 @@ pub struct Shells {
     inits: Mutex<HashMap<String, Arc<Init>>>,
     /// How many sessions each user has.
     counts: Mutex<HashMap<u32, usize>>,
+    muxes: Muxes,
     /// One user is set up at a time.
     setting_up: tokio::sync::Mutex<()>,
 }
@@ -69,6 +72,7 @@ impl Shells {
     pub fn new(connection: Connection, config: Arc<Config>) -> Arc<Self> {
         Arc::new(Self {
             connection,
+            muxes: Muxes::new(Arc::clone(&config)),
             config,
             next: AtomicU64::new(1),
             inits: Mutex::default(),
@@ -157,7 +161,15 @@ impl Shells {
         if caller.uid != 0 {
             self.start_user_manager(&init, container, caller.uid).await;
         }
-        let environment = self.environment(caller, container, &root, &inmate, &options);
+        let bus = match options.as_root && caller.uid != 0 {
+            true => None,
+            false => {
+                let said = options.environment.get("DBUS_SESSION_BUS_ADDRESS");
+                let host = HostBus::of(caller, said.map(String::as_str));
+                self.muxes.ensure(caller, container, &init, host).await
+            }
+        };
+        let environment = self.environment(caller, container, &root, &inmate, &options, bus);
         let directories = directories(&options, container, &inmate);
         let outside = init.uid_outside(inmate.uid).ok_or_else(|| {
             Error::Failed(format!(
@@ -285,6 +297,7 @@ impl Shells {
         root: &Root,
         inmate: &Inmate,
         options: &Options,
+        bus: Option<String>,
     ) -> Environment {
         let shell = if root.is_program(inmate.shell.as_ref()) {
             inmate.shell.as_str()
@@ -317,6 +330,9 @@ impl Shells {
                     );
                 }
             }
+        }
+        if let Some(address) = bus {
+            environment.set("DBUS_SESSION_BUS_ADDRESS", &address);
         }
         environment.set("container", "kapsule");
         environment.set("KAPSULE_CONTAINER", container.name.as_str());

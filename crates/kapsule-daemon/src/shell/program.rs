@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -166,7 +166,7 @@ impl Program {
 
 /// A program that runs, or has run. Its number stays its own until its end was seen here.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(crate) struct Running {
     pid: Pid,
     pidfd: OwnedFd,
     /// Held while signals are sent: afterwards the number may be another's.
@@ -174,6 +174,12 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// A child of this process for which nobody else waits.
+    pub(crate) fn of_child(pid: u32) -> Result<Self> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        Self::of(pid.ok_or_else(|| Error::Failed("a process without a number".to_owned()))?)
+    }
+
     fn of(pid: Pid) -> Result<Self> {
         // It is our child and nobody has waited for it: the number is its own.
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
@@ -186,7 +192,7 @@ impl Running {
     }
 
     /// Waits for its end: its exit status, or 128 and the number of the signal that ended it. To be called once.
-    pub(super) async fn wait(&self) -> Result<i32> {
+    pub(crate) async fn wait(&self) -> Result<i32> {
         let doing = "waiting for the program";
         let pidfd = self.pidfd.try_clone().map_err(Error::failed(doing))?;
         let readable = enter::watch(pidfd).map_err(Error::failed(doing))?;
@@ -206,7 +212,7 @@ impl Running {
     }
 
     /// Sends a signal to its process group, or to the one in the foreground of its terminal.
-    pub(super) fn signal(&self, signal: Signal, foreground: bool) -> Result<()> {
+    pub(crate) fn signal(&self, signal: Signal, foreground: bool) -> Result<()> {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if *ended {
             return Ok(());
@@ -228,6 +234,14 @@ impl Running {
         let (_, fields) = stat.rsplit_once(')')?;
         let group = Pid::from_raw(fields.split_whitespace().nth(5)?.parse().ok()?)?;
         (rustix::process::getsid(Some(group)).ok()? == self.pid).then_some(group)
+    }
+}
+
+/// Returns when a descriptor can be read: a pidfd, when its process has ended. At once, if it cannot be waited for.
+pub(crate) async fn wait_readable(fd: BorrowedFd<'_>) {
+    let watched = fd.try_clone_to_owned().and_then(enter::watch);
+    if let Ok(watched) = watched {
+        let _ = watched.readable().await;
     }
 }
 
