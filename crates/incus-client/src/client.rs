@@ -15,7 +15,7 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
-use serde::de::{Deserialize, DeserializeOwned};
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixStream;
 
@@ -364,19 +364,36 @@ pub(crate) async fn read(doing: &str, mut body: Incoming) -> Result<Vec<u8>> {
 }
 
 /// The `metadata` of an answer.
+///
+/// An answer that Incus begins before it knows its end (waiting) is an error in its text only.
 pub(crate) fn decode<T: DeserializeOwned>(doing: &str, text: &[u8]) -> Result<T> {
     #[derive(serde::Deserialize)]
     #[serde(bound = "T: DeserializeOwned")]
     struct Answer<T> {
-        #[serde(deserialize_with = "Deserialize::deserialize")]
-        metadata: T,
+        #[serde(default)]
+        error: String,
+        #[serde(default)]
+        error_code: u16,
+        metadata: Option<T>,
     }
-    serde_json::from_slice::<Answer<T>>(text)
-        .map(|answer| answer.metadata)
-        .map_err(|error| Error::Protocol {
-            doing: doing.to_owned(),
-            why: error.to_string(),
-        })
+    let protocol = |why: String| Error::Protocol {
+        doing: doing.to_owned(),
+        why,
+    };
+    let answer: Answer<T> =
+        serde_json::from_slice(text).map_err(|error| protocol(error.to_string()))?;
+    if !answer.error.is_empty() {
+        return Err(Error::answered(
+            doing.to_owned(),
+            answer.error_code,
+            answer.error,
+        ));
+    }
+    match answer.metadata {
+        Some(metadata) => Ok(metadata),
+        // An empty list is written as null.
+        None => serde_json::from_str("null").map_err(|error| protocol(error.to_string())),
+    }
 }
 
 /// hyper's errors, with what is behind them.

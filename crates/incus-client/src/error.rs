@@ -141,9 +141,7 @@ impl Error {
         match status {
             404 => Error::NotFound { doing, message },
             409 => Error::Conflict { doing, message },
-            _ if message.contains("already exists") || message.contains("already in use") => {
-                Error::Conflict { doing, message }
-            }
+            _ if says_taken(&message) => Error::Conflict { doing, message },
             412 => Error::Changed { doing, message },
             _ => Error::Refused {
                 doing,
@@ -152,4 +150,15 @@ impl Error {
             },
         }
     }
+}
+
+/// Whether this is Incus' way to say that there is one of that name: its own words, or the database's.
+pub(crate) fn says_taken(message: &str) -> bool {
+    [
+        "already exists",
+        "already in use",
+        "UNIQUE constraint failed",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::client::{Call, Client};
+use crate::error::says_taken;
 use crate::event::EventBody;
 use crate::nullable::or_default;
 use crate::timestamp::Timestamp;
@@ -131,7 +132,7 @@ impl OperationState {
     fn outcome(self) -> Result<OperationState> {
         let doing = self.description.clone();
         match self.status {
-            Status::Failure if self.err.contains("already exists") => Err(Error::Conflict {
+            Status::Failure if says_taken(&self.err) => Err(Error::Conflict {
                 doing,
                 message: self.err,
             }),
@@ -180,8 +181,21 @@ impl Operation {
         let call = Call::get(&["operations", self.id(), "wait"], doing)
             .query("timeout", "-1")
             .unlimited();
-        let state: OperationState = self.client.ask(call).await?;
-        state.outcome()
+        match self.client.ask::<OperationState>(call).await {
+            Ok(state) => state.outcome(),
+            Err(Error::Refused { message, .. }) => {
+                // Incus answers with the operation's error. How it ended, the operation itself knows, if it is
+                // still remembered.
+                match self.client.operation(self.id()).await {
+                    Ok(ended) if ended.state.status != Status::Running => ended.state.outcome(),
+                    _ => Err(Error::OperationFailed {
+                        doing: self.state.description.clone(),
+                        message,
+                    }),
+                }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Waits for its end, and passes on what Incus tells of it until then. If the events cannot be had it is
