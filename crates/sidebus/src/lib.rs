@@ -22,4 +22,5 @@ mod parent_death;
 pub mod program;
 pub mod supervisor;
 pub mod transport;
+mod watched_fd;
 pub mod wire;

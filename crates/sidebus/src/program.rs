@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
@@ -46,6 +47,38 @@ pub fn main(
             ExitCode::FAILURE
         }
     }
+}
+
+/// The socket that systemd passes (LISTEN_FDS), if it passes one. Call it before any thread is started: it changes the
+/// environment.
+///
+/// # Errors
+/// More than one is passed, or it is neither a unix stream socket nor one of AF_VSOCK.
+pub fn passed_socket() -> Result<Option<OwnedFd>, Failure> {
+    let mut passed = listenfd::ListenFd::from_env();
+    match passed.len() {
+        0 => return Ok(None),
+        1 => {}
+        count => {
+            return Err(Failure(format!(
+                "systemd passes {count} sockets (LISTEN_FDS), and one is served"
+            )));
+        }
+    }
+    passed
+        .take_unix_listener(0)
+        .map(|listener| listener.map(OwnedFd::from))
+        .or_else(|_| {
+            passed.take_custom(
+                0,
+                libc::AF_VSOCK,
+                libc::SOCK_STREAM,
+                "socket: unix or vsock",
+            )
+        })
+        .map_err(Failure::doing(
+            "using the socket that systemd passes (LISTEN_FDS)",
+        ))
 }
 
 /// On standard error, warnings only unless -v or RUST_LOG say otherwise.

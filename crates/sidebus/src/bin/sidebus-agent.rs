@@ -1,3 +1,5 @@
 //! The program; what it does is in the library beside it.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    sidebus::agent::main()
+}

@@ -1,5 +1,7 @@
 //! How a broker is: `sidebus-broker status`.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// One client of the guest.
@@ -97,4 +99,65 @@ pub struct Status {
     pub portals: PortalsStatus,
     /// Processes that belong to the virtual machine.
     pub daemons: Vec<DaemonStatus>,
+}
+
+impl fmt::Display for Status {
+    /// For a person: a few lines for the machine, one for each client, request, document and daemon.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: broker {} (pid {})", self.vm, self.version, self.pid)?;
+        match &self.agent {
+            None => write!(f, "\n  no agent has connected yet")?,
+            Some(agent) => write!(
+                f,
+                "\n  agent {} on {}: {}, {} s since its last answer",
+                agent.version, agent.host_name, agent.state, agent.last_answer_seconds
+            )?,
+        }
+        write!(f, "\n  clients: {}", self.clients.len())?;
+        for client in &self.clients {
+            let name = client.name.as_deref().unwrap_or("(no name yet)");
+            let app_id = client.app_id.as_deref().unwrap_or("-");
+            write!(f, "\n    {name:<10} {app_id}, uid {}", client.uid)?;
+            if let Some(pid) = client.pid {
+                write!(f, ", pid {pid}")?;
+            }
+            write!(
+                f,
+                ", {} messages from it, {} to it, {} streams",
+                client.messages_in, client.messages_out, client.streams
+            )?;
+        }
+        write!(
+            f,
+            "\n  requests and sessions: {}",
+            self.portals.requests.len()
+        )?;
+        for request in &self.portals.requests {
+            write!(
+                f,
+                "\n    {:<10} {} {} at {}",
+                request.client, request.kind, request.method, request.handle
+            )?;
+        }
+        write!(f, "\n  documents: {}", self.portals.documents.len())?;
+        for document in &self.portals.documents {
+            let access = if document.writable {
+                "read, write"
+            } else {
+                "read"
+            };
+            write!(f, "\n    {:<10} {} ({access})", document.id, document.path)?;
+        }
+        for daemon in &self.daemons {
+            write!(f, "\n  {}: ", daemon.name)?;
+            match daemon.pid {
+                Some(pid) => write!(f, "pid {pid}")?,
+                None => write!(f, "not running")?,
+            }
+            if daemon.restarts > 0 {
+                write!(f, ", started again {} times", daemon.restarts)?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -3,10 +3,19 @@
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use dbus_router::{Config, Handle, Limits as BusLimits, Listen, Policy, Router, RouterError};
+use dbus_router::{
+    Config, Handle, InsideRules, Limits as BusLimits, Listen, NamePattern, Router, RouterError,
+};
 
 use super::limits::Limits;
 use crate::program::Failure;
+
+/// Whoever offers one of these is asked by programs for the person's files: in a guest, nobody but the broker.
+const RESERVED: [&str; 3] = [
+    "org.freedesktop.portal.*",
+    "org.freedesktop.impl.portal.*",
+    "org.freedesktop.host.portal.*",
+];
 
 /// The VM bus. It ends with this.
 #[derive(Debug)]
@@ -16,29 +25,34 @@ pub struct VmBus {
 }
 
 impl VmBus {
-    /// Starts it. It has a socket in the file system only if `socket` says where. `ended` is told when the bus ends.
+    /// Starts it. It has a socket in the file system only if `socket` says where. The guest's programs may own the names
+    /// that `services` match, and talk to each other only if there are any. `ended` is told when the bus ends.
     pub fn start(
         socket: Option<&Path>,
-        runtime_dir: &Path,
+        services: Vec<NamePattern>,
         limits: &Limits,
         ended: impl FnOnce(Option<RouterError>) + Send + 'static,
     ) -> Result<VmBus, Failure> {
-        // A router has a socket; where nobody is to come by it, its file goes before anybody can.
-        let hidden = runtime_dir.join("vm-bus");
-        let path = socket.unwrap_or(&hidden);
+        let reserved = RESERVED
+            .iter()
+            .map(|text| NamePattern::parse(text))
+            .collect::<Result<_, _>>()
+            .map_err(Failure::doing("reading a pattern of our own"))?;
         let router = Router::start(Config {
-            listen: Listen::Path(path.to_owned()),
-            host: None,
-            container: None,
-            data_dirs: Vec::new(),
-            policy: Policy::new(),
+            listen: match socket {
+                Some(path) => Listen::Path(path.to_owned()),
+                None => Listen::Nowhere,
+            },
+            inside: InsideRules {
+                peers: !services.is_empty(),
+                own: services,
+                reserved,
+                ..InsideRules::closed()
+            },
             limits: bus_limits(limits),
+            ..Config::default()
         })
         .map_err(Failure::doing("starting the machine's bus"))?;
-        if socket.is_none() {
-            std::fs::remove_file(&hidden)
-                .map_err(Failure::doing(format!("removing {}", hidden.display())))?;
-        }
         let handle = router.handle();
         let thread = std::thread::Builder::new()
             .name("vm-bus".to_owned())

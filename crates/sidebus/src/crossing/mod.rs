@@ -11,9 +11,17 @@
 //!
 //! The rules hold in both directions.
 
+mod answer;
+mod bridge;
+mod classify;
 mod documents;
 mod refusal;
+mod sealed_file;
+mod stream;
 
+pub use bridge::{
+    Bridge, BridgeError, Ended, Offer, Quotas, Side, StreamLink, Traffic, refuse_first_call,
+};
 pub use documents::{
     Access, DocumentFile, DocumentId, DocumentPath, DocumentStore, NoDocuments, split_document_path,
 };
