@@ -1,0 +1,8 @@
+//! The daemon with real Incus, a real polkitd and a real dbus-daemon, in a private machine.
+//!
+//! Each test has a machine of its own, for a few seconds; so there are few of them, with many sentences each.
+
+mod authority;
+mod interface;
+mod life;
+mod rig;
