@@ -37,8 +37,8 @@ pub struct Decision<'d> {
     pub kind: MessageType,
     /// The destination, as the message states it; the sender for what comes from the host.
     pub destination: Option<&'d str>,
-    /// The well-known name by which it was judged: of the host's connection, or of an export. None where there is
-    /// none, as for a connection that owns no name.
+    /// The name by which it was judged: of the host's connection, or of an export; for a call to the driver the name
+    /// that it is about. None where there is none, as for a connection that owns no name.
     pub name: Option<&'d str>,
     /// The interface.
     pub interface: Option<&'d str>,

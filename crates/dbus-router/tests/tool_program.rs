@@ -28,13 +28,22 @@ struct Place {
 
 impl Place {
     fn new(first: &[&str], rules: &str, more: &[&str]) -> Place {
-        let dir = TestDir::new();
+        Place::started_by(TestDir::new(), Command::new(PROGRAM), first, rules, more)
+    }
+
+    /// `command` is the program, or what starts it.
+    fn started_by(
+        dir: TestDir,
+        mut command: Command,
+        first: &[&str],
+        rules: &str,
+        more: &[&str],
+    ) -> Place {
         let daemon = DbusDaemon::start(&dir, &DaemonOptions::default()).unwrap();
         for name in ["org.test.First", "org.test.Second"] {
             serve(daemon.address(), name);
         }
         let config = dir.write("rules.toml", rules);
-        let mut command = Command::new(PROGRAM);
         command
             .args(first)
             .arg("--listen")
@@ -49,7 +58,8 @@ impl Place {
             )
             .arg("-v")
             .env_clear()
-            .envs(dir.environment());
+            .envs(dir.environment())
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
         let (router, mut says) =
             Process::start_reading_both(command, "dbus-router", &dir.join("logs")).unwrap();
         says.expect_line("that it is ready", |line| line.contains("ready address"));
@@ -244,6 +254,69 @@ fn decisions_are_lines_of_json() {
     let hidden = of("org.test.Second");
     assert_eq!(hidden["verdict"], "hidden");
     assert!(hidden["rule"].is_null());
+}
+
+#[test]
+fn decisions_go_to_the_journal() {
+    // Where the journal takes entries is fixed, so the program gets a /run of its own, with a journal of this test's.
+    let dir = TestDir::new();
+    let journal = std::os::unix::net::UnixDatagram::bind(dir.make_dir("journal").join("socket"));
+    let journal = journal.unwrap();
+    journal
+        .set_read_timeout(Some(testbed::deadline::LIMIT))
+        .unwrap();
+    let mut probe = Command::new("unshare");
+    probe.args(["--mount", "mount", "-t", "tmpfs", "none", "/run"]);
+    if !run_to_end(probe, testbed::deadline::LIMIT).is_ok_and(|it| it.status.success()) {
+        testbed::skip!("no mount namespace can be made (that takes root)");
+    }
+    let mut command = Command::new("unshare");
+    let script = "mount --make-rprivate / && mount -t tmpfs none /run && \
+                  mkdir -p /run/systemd/journal && mount --bind \"$0\" /run/systemd/journal && exec \"$@\"";
+    command
+        .args(["--mount", "sh", "-c", script])
+        .arg(dir.join("journal"))
+        .arg(PROGRAM);
+    let rules = format!("{}[log]\ndecisions = \"journal\"\n", talk("org.test.First"));
+    let place = Place::started_by(dir, command, &[], &rules, &[]);
+    let mut client = place.client();
+    assert!(can_call(&mut client, "org.test.First"));
+    assert!(!can_call(&mut client, "org.test.Second"));
+    client.call_driver("NameHasOwner", &Body::new().str("org.test.Second"));
+    let mut entry = || {
+        let mut buffer = vec![0; 64 * 1024];
+        let length = journal.recv(&mut buffer).unwrap();
+        let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
+        let fields: std::collections::BTreeMap<String, String> = text
+            .lines()
+            .map(|line| line.split_once('=').unwrap())
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
+        fields
+    };
+    let expected = [
+        (
+            "org.test.First",
+            "Method",
+            "allowed",
+            Some("[[filter]] 1 (line 1)"),
+        ),
+        ("org.test.Second", "Method", "hidden", None),
+        ("org.test.Second", "NameHasOwner", "hidden", None),
+    ];
+    for (name, member, verdict, rule) in expected {
+        let entry = entry();
+        assert_eq!(entry["SYSLOG_IDENTIFIER"], "dbus-router");
+        assert_eq!(entry["DBUS_CLIENT"], client.unique_name());
+        assert_eq!(entry["DBUS_DIRECTION"], "to_host");
+        assert_eq!(entry["DBUS_NAME"], name);
+        assert_eq!(entry["DBUS_MEMBER"], member);
+        assert_eq!(entry["DBUS_VERDICT"], verdict);
+        assert_eq!(entry.get("DBUS_RULE").map(String::as_str), rule);
+        let message: serde_json::Value = serde_json::from_str(&entry["MESSAGE"]).unwrap();
+        assert_eq!(message["verdict"], verdict);
+        assert_eq!(message["name"], name);
+    }
 }
 
 #[test]

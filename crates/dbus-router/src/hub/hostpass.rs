@@ -92,6 +92,8 @@ impl Hub {
 
     fn forbid_driver_call(&mut self, member: &str, call: &Call<'_>, out: &mut dyn Outbox) {
         self.counters.refused += 1;
+        let ruling = Ruling::Refused;
+        self.report_about_name(call.id, call.header(), DRIVER, None, ruling, out);
         let text = format!("{member} is not for programs from here: no rule allows it");
         let error = error_names::ACCESS_DENIED;
         self.refuse(call.id, call.header(), error, &text, out);
@@ -123,7 +125,7 @@ impl Hub {
         let mut wish = *call.header();
         wish.interface = Some(name);
         let target = self.resolve_on_host(id, name, &wish);
-        self.report_to_host(id, name, &wish, &target, out);
+        self.report_start(id, call.header(), name, &target, out);
         let (error, text) = match target {
             Target::Host => {
                 if self.note_driver_call(id, call.frame, Purpose::Plain, false, out) {

@@ -2,8 +2,10 @@
 
 use dbus_wire::frame::MessageType;
 use dbus_wire::header::Header;
+use dbus_wire::match_rule::MatchRule;
 use dbus_wire::names::UniqueName;
 
+use super::driver::Call;
 use super::resolve::Target;
 use super::{DRIVER, Hub};
 use crate::decision::{Decision, Direction, Ruling};
@@ -110,6 +112,70 @@ impl Hub {
             let (direction, to) = (Direction::ToHost, Some(DRIVER));
             self.report(from, direction, header, to, Some(name), rule, ruling, out);
         }
+    }
+
+    /// A client's call to start a name of the host was judged.
+    pub(super) fn report_start(
+        &self,
+        from: SessionId,
+        header: &Header<'_>,
+        name: &str,
+        target: &Target,
+        out: &mut dyn Outbox,
+    ) {
+        let ruling = match target {
+            Target::Host => Ruling::Allowed,
+            Target::Refused | Target::Forbidden => Ruling::Refused,
+            Target::Nobody => Ruling::Hidden,
+            _ => return,
+        };
+        if self.host.is_some() {
+            let rule = self.rule_about(from, name);
+            self.report_about_name(from, header, name, rule, ruling, out);
+        }
+    }
+
+    fn rule_about(&self, from: SessionId, name: &str) -> Option<RuleId> {
+        if name.starts_with(':') {
+            return None;
+        }
+        let policy = &self.config.policy;
+        policy.standing_above(name, self.floor(from)).rule
+    }
+
+    /// A client asks the driver about a name, or wants to hear what a name says: whether it may know of it, where it
+    /// is the host's.
+    pub(super) fn report_question(&self, call: &Call<'_>, member: &str, out: &mut dyn Outbox) {
+        if self.host.is_none() || !out.wants_decisions() {
+            return;
+        }
+        let rule;
+        let name = match member {
+            "GetNameOwner" | "NameHasOwner" | "ListQueuedOwners" | "GetAdtAuditSessionData" => {
+                call.str()
+            }
+            member if member.starts_with("GetConnection") => call.str(),
+            "AddMatch" => {
+                rule = MatchRule::parse(call.str()).ok();
+                let sender = rule.as_ref().and_then(|rule| rule.sender.as_deref());
+                sender.unwrap_or(DRIVER)
+            }
+            _ => return,
+        };
+        let unique = UniqueName::parse(name);
+        let is_inside = name == DRIVER
+            || unique.is_some_and(|name| self.clients.contains_key(&name))
+            || self.native_name(name).is_some()
+            || self.owner_for(call.id, name).is_some();
+        if is_inside {
+            return;
+        }
+        let ruling = match self.asks_host_about(call.id, name) {
+            true => Ruling::Allowed,
+            false => Ruling::Hidden,
+        };
+        let rule = self.rule_about(call.id, name);
+        self.report_about_name(call.id, call.header(), name, rule, ruling, out);
     }
 
     /// A call or signal of the host's to a client was judged.

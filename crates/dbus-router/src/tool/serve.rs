@@ -304,6 +304,7 @@ impl Watcher for DecisionsLogged {
                 Direction::FromHost => "from_host",
             },
             destination: decision.destination,
+            name: decision.name,
             interface: decision.interface,
             member: decision.member,
             path: decision.path,

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use dbus_router::{Access, Decision, Policy, Rules, Watcher};
+use dbus_wire::body::Body;
+use dbus_wire::message::Builder;
 
 use crate::place::{Place, filter, id, names, refusal, signal, works};
 
@@ -42,7 +44,7 @@ fn each_decision_says_its_rule_and_what_it_was() {
     refusal(&mut client, "org.example.Hidden");
     refusal(&mut stranger, client.unique_name());
     client.send(signal("Inside"));
-    client.call_driver("ListNames", &dbus_wire::body::Body::new());
+    client.call_driver("ListNames", &Body::new());
     let told = log.0.lock().unwrap().clone();
     assert_eq!(
         told,
@@ -58,4 +60,83 @@ fn each_decision_says_its_rule_and_what_it_was() {
     place
         .handle
         .set_policy(Policy::from_rules(Rules::default()));
+}
+
+#[test]
+fn questions_to_the_driver_about_names_of_the_host_are_decisions() {
+    let log = Log::default();
+    let place = Place::watched(
+        names(vec![filter("org.example.Talks", Access::Talk)]),
+        Box::new(log.clone()),
+    );
+    let (talks, hidden) = (
+        place.service("org.example.Talks"),
+        place.service("org.example.Hidden"),
+    );
+    let mut client = place.inside();
+    assert_eq!(client.request_name("org.example.Inside", 0), 1);
+    let mut ask = |member, name: &str| {
+        let driver = Builder::method_call("/org/freedesktop/DBus", member)
+            .interface("org.freedesktop.DBus")
+            .destination("org.freedesktop.DBus");
+        let body = match member {
+            "StartServiceByName" => Body::new().str(name).u32(0),
+            _ => Body::new().str(name),
+        };
+        client.call(driver.body(&body));
+        let told = std::mem::take(&mut *log.0.lock().unwrap());
+        told.iter()
+            .map(|line| {
+                line.strip_prefix(&format!("ToHost {member} "))
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect::<Vec<_>>()
+    };
+    let questions = [
+        "GetNameOwner",
+        "NameHasOwner",
+        "ListQueuedOwners",
+        "GetConnectionUnixUser",
+        "GetConnectionUnixProcessID",
+        "GetConnectionCredentials",
+        "StartServiceByName",
+    ];
+    for member in questions {
+        assert_eq!(
+            ask(member, "org.example.Talks"),
+            ["[[filter]] 1 Allowed"],
+            "{member}"
+        );
+        assert_eq!(
+            ask(member, "org.example.Hidden"),
+            ["no rule Hidden"],
+            "{member}"
+        );
+        for inside in ["org.example.Inside", "org.freedesktop.DBus"] {
+            assert_eq!(ask(member, inside), [""; 0], "{member} {inside}");
+        }
+    }
+    assert_eq!(
+        ask("GetNameOwner", talks.unique_name()),
+        ["no rule Allowed"]
+    );
+    assert_eq!(
+        ask("GetNameOwner", hidden.unique_name()),
+        ["no rule Hidden"]
+    );
+    assert_eq!(
+        ask("StartServiceByName", "org.freedesktop.systemd1"),
+        ["no rule Refused"]
+    );
+    let rule = |name| format!("type='signal',sender='{name}'");
+    assert_eq!(
+        ask("AddMatch", &rule("org.example.Talks")),
+        ["[[filter]] 1 Allowed"]
+    );
+    assert_eq!(
+        ask("AddMatch", &rule("org.example.Hidden")),
+        ["no rule Hidden"]
+    );
+    assert_eq!(ask("AddMatch", "type='signal'"), [""; 0]);
 }

@@ -112,6 +112,9 @@ impl Hub {
                 return self.refuse(id, header, error_names::INVALID_ARGS, &text, out);
             }
             let call = Call { id, frame };
+            if interface.name == DRIVER {
+                self.report_question(&call, member, out);
+            }
             if self.lives_on_host(id) && self.answer_on_host(interface.name, member, &call, out) {
                 return;
             }

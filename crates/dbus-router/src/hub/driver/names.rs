@@ -252,7 +252,7 @@ impl Hub {
     }
 
     /// The name on the container bus of a name that is shifted.
-    pub(super) fn native_name(&self, name: &str) -> Option<UniqueName> {
+    pub(in crate::hub) fn native_name(&self, name: &str) -> Option<UniqueName> {
         let unique = UniqueName::parse(name)?;
         self.remote
             .as_ref()?
@@ -261,7 +261,7 @@ impl Hub {
     }
 
     /// Whether a question about a name that is not inside may go to the host.
-    pub(super) fn asks_host_about(&self, id: SessionId, name: &str) -> bool {
+    pub(in crate::hub) fn asks_host_about(&self, id: SessionId, name: &str) -> bool {
         if self.host.is_none() {
             return false;
         }
@@ -304,7 +304,9 @@ impl Hub {
         let mut wish = *header;
         wish.interface = Some(name);
         wish.flags = Flags(header.flags.0 & !Flags::NO_AUTO_START.0);
-        match self.resolve_well_known(id, name, true, &wish) {
+        let target = self.resolve_well_known(id, name, true, &wish);
+        self.report_start(id, header, name, &target, out);
+        match target {
             Target::Inside(_) => self.reply(id, header, &already, out),
             Target::Activate(name) => {
                 if !self.may_start(id) {
