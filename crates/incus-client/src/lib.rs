@@ -24,27 +24,41 @@
 //! # Ok(()) }
 //! ```
 
+mod backup;
 mod client;
 mod error;
 mod event;
+mod exec;
+mod file;
+mod image;
 mod instance;
+mod network;
 mod nullable;
 mod operation;
+mod profile;
 mod server;
 mod snapshot;
 mod state;
+mod storage;
 mod timestamp;
 
+pub use backup::{Backup, BackupOptions};
 pub use client::Client;
 pub use error::Error;
 pub use event::{Event, EventBody, Events, Lifecycle, Seen, Watch};
+pub use exec::{Command, Interactive, Output};
+pub use file::{Contents, InstanceFile, Ownership};
+pub use image::{Image, ImageAlias, RemoteImage, UpdateSource};
 pub use instance::{
     Config, Devices, Instance, InstanceCreate, InstanceUpdate, Source, Stop, Tagged,
 };
+pub use network::Network;
 pub use operation::{Operation, OperationState, Progress, Status};
+pub use profile::Profile;
 pub use server::{Environment, Server};
 pub use snapshot::Snapshot;
 pub use state::{Address, InstanceState, Interface, Usage};
+pub use storage::{Amount, PoolResources, StoragePool, Volume};
 pub use timestamp::Timestamp;
 
 /// What every call gives.
