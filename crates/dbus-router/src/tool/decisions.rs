@@ -134,7 +134,7 @@ fn entry(line: &Line<'_>, json: &str) -> String {
 }
 
 /// Now, as RFC 3339 writes it, in UTC.
-pub(super) fn now() -> String {
+pub fn now() -> String {
     // A clock before 1970 is not set; that is no reason to fail.
     timestamp(
         SystemTime::now()

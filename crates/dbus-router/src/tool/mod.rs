@@ -16,4 +16,5 @@ mod proxy_log;
 mod serve;
 mod watch;
 
+pub use decisions::now;
 pub use program::main;
