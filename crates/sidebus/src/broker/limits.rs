@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Quotas of a broker. In the configuration file they are the table `[limits]`, each key as here.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields, rename_all = "snake_case")]
 pub struct Limits {
     /// Clients of the guest at the same time.
     pub clients: usize,
@@ -36,6 +36,10 @@ pub struct Limits {
     pub requests: usize,
     /// Documents that are shared with the virtual machine.
     pub documents: usize,
+    /// Notifications that are shown; one more takes the place of the oldest.
+    pub notifications: usize,
+    /// Bytes of files that came by their content and are kept for programs of the host that want a file.
+    pub spool_bytes: u64,
 }
 
 impl Default for Limits {
@@ -57,6 +61,8 @@ impl Default for Limits {
             requests_per_client: 64,
             requests: 256,
             documents: 4096,
+            notifications: 64,
+            spool_bytes: 64 * u64::from(MIB),
         }
     }
 }
