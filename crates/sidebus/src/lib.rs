@@ -19,6 +19,8 @@ pub mod broker;
 pub mod crossing;
 pub mod dbus_socket;
 mod parent_death;
+pub mod policy_file;
+pub mod portals;
 pub mod program;
 pub mod supervisor;
 pub mod transport;
