@@ -5,6 +5,7 @@
 //! - [`Process`], [`run_program`] and [`Lines`] start programs, with a limit on every wait.
 //! - [`Machine`] is a machine within the machine, with users, for daemons that want a whole system:
 //!   [`Incus`] with containers, [`SystemBus`] with polkit. [`Terminal`] is what a person sits at.
+//! - [`Vm`] is a virtual machine.
 //! - [`RawClient`] sends and sees single messages.
 //! - [`reference`](mod@reference) runs the test suites of the reference implementation.
 //! - [`cache`] is where what takes long to make is kept from one run to the next.
@@ -30,6 +31,7 @@ pub mod reference;
 pub mod skip;
 pub mod terminal;
 pub mod tools;
+pub mod vm;
 pub mod world;
 
 pub use daemon::{DaemonOptions, DbusDaemon};
@@ -45,4 +47,5 @@ pub use processes::{Line, Lines, Output, Process, run_program, run_to_end};
 pub use raw_client::{Arrival, RawClient, Received};
 pub use skip::Trouble;
 pub use terminal::Terminal;
+pub use vm::{GuestFile, Vm, VmOptions};
 pub use world::{ServiceFile, Topology, World, WorldOptions};

@@ -473,8 +473,40 @@ pub const VIRTIOFSD: Tool = Tool {
     },
 };
 
+/// Vsock for a virtual machine, without a module of the host's kernel.
+pub const VHOST_DEVICE_VSOCK: Tool = Tool {
+    name: "vhost-device-vsock",
+    purpose: "everything that is tested in a virtual machine",
+    probe: Probe::Crate(Crate {
+        name: "vhost-device-vsock",
+        version: "0.3.0",
+    }),
+    packages: same(&[]),
+};
+
+/// Runs a virtual machine.
+pub const QEMU: Tool = Tool {
+    name: "qemu-system-x86_64",
+    purpose: "everything that is tested in a virtual machine",
+    probe: Probe::Program("qemu-system-x86_64", &["--version"]),
+    packages: Packages {
+        debian: &["qemu-system-x86"],
+        fedora: &["qemu-system-x86-core"],
+        arch: &["qemu-system-x86"],
+        opensuse: &["qemu-x86"],
+    },
+};
+
+/// Makes the disk of a virtual machine.
+pub const MKE2FS: Tool = Tool {
+    name: "mke2fs",
+    purpose: "everything that is tested in a virtual machine (its disk)",
+    probe: Probe::Program("mke2fs", &["-V"]),
+    packages: same(&["e2fsprogs"]),
+};
+
 /// All of them.
-pub const ALL: [&Tool; 35] = [
+pub const ALL: [&Tool; 38] = [
     &DBUS_DAEMON,
     &DBUS_SEND,
     &REFERENCE_SUITES,
@@ -510,6 +542,9 @@ pub const ALL: [&Tool; 35] = [
     &PKTTYAGENT,
     &DOCUMENT_PORTAL,
     &VIRTIOFSD,
+    &VHOST_DEVICE_VSOCK,
+    &QEMU,
+    &MKE2FS,
 ];
 
 impl Tool {
