@@ -22,7 +22,10 @@ mod view;
 
 pub use bus_address::{BusAddress, BusAddressError, HostBus};
 pub use decision::{Decision, Direction, Ruling, Watcher};
-pub use engine::{Admission, Config, Handle, Listen, ListenError, Router, RouterError};
+pub use engine::{
+    Admission, CallError, Config, Handle, IncomingCall, Listen, ListenError, OwnService, Reply,
+    Router, RouterError, ServeError, ServiceFailed,
+};
 pub use hub::{
     ClientStatus, Counters, Fault, Frame, Hub, HubConfig, LaunchEnd, NamePlace, NameStatus, Status,
     TooManyClients, Verdict,

@@ -283,7 +283,7 @@ fn decisions_go_to_the_journal() {
     assert!(can_call(&mut client, "org.test.First"));
     assert!(!can_call(&mut client, "org.test.Second"));
     client.call_driver("NameHasOwner", &Body::new().str("org.test.Second"));
-    let mut entry = || {
+    let entry = || {
         let mut buffer = vec![0; 64 * 1024];
         let length = journal.recv(&mut buffer).unwrap();
         let text = String::from_utf8(buffer[..length].to_vec()).unwrap();

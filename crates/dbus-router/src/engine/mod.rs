@@ -14,6 +14,7 @@ mod io;
 mod joining;
 pub(crate) mod kernel;
 mod listen;
+mod own_service;
 mod peer;
 mod queue;
 mod reading;
@@ -34,6 +35,9 @@ use rustix::io::Errno;
 use self::io::{Alarm, Io, Todo, Token};
 use self::listen::Listener;
 pub use self::listen::{Listen, ListenError};
+pub use self::own_service::{
+    CallError, IncomingCall, OwnService, Reply, ServeError, ServiceFailed,
+};
 use self::services::ServiceDirs;
 use crate::decision::Watcher;
 use crate::hub::{Hub, HubConfig, Status};

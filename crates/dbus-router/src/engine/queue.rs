@@ -249,7 +249,11 @@ impl Queue {
     }
 }
 
-fn send(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>], fds: &Fds) -> Result<usize, Errno> {
+pub(super) fn send(
+    socket: BorrowedFd<'_>,
+    slices: &[IoSlice<'_>],
+    fds: &Fds,
+) -> Result<usize, Errno> {
     if fds.is_empty() {
         let mut none = SendAncillaryBuffer::default();
         return rustix::net::sendmsg(socket, slices, &mut none, SendFlags::NOSIGNAL);
