@@ -3,6 +3,7 @@
 mod bench;
 mod cargo;
 mod check;
+mod crates;
 mod demo;
 #[cfg(feature = "dist")]
 mod dist;

@@ -9,7 +9,7 @@ use std::process::Command;
 use testbed::Failure;
 use testbed::tools::{Packages, Tool};
 
-use crate::steps;
+use crate::{crates, steps};
 
 /// Looks for `tools`, and installs what is not here: after asking, or unasked with `--yes` or in CI.
 ///
@@ -32,24 +32,27 @@ pub fn provide(tools: &[&'static Tool], yes: bool) -> Result<(), Failure> {
     let packages = packages_of(&missing, |packages| packages.debian);
     eprintln!("These are not here:");
     for tool in &missing {
-        eprintln!(
-            "  {:32} for {} (package {})",
-            tool.name,
-            tool.purpose,
-            tool.packages.debian.join(" ")
-        );
+        let from = match tool.from_crate() {
+            Some(program) => format!("built by cargo: {} {}", program.name, program.version),
+            None => format!("package {}", tool.packages.debian.join(" ")),
+        };
+        eprintln!("  {:32} for {} ({from})", tool.name, tool.purpose);
     }
     let root = rustix::process::geteuid().is_root();
-    let shown = format!(
+    let mut shown = format!(
         "{}apt-get install --no-install-recommends {}",
         if root { "" } else { "sudo " },
         packages.iter().copied().collect::<Vec<_>>().join(" ")
     );
+    for program in crates::of(&missing) {
+        shown = format!("{shown} && {}", crates::shown(program));
+    }
     if !yes && std::env::var_os("CI").is_none() && !agreed(&shown) {
         say_what_is_skipped(&missing);
         return Ok(());
     }
     install(&packages, root)?;
+    crates::install(&crates::of(&missing_of(&missing)))?;
     say_what_is_skipped(&missing_of(&missing));
     Ok(())
 }
@@ -105,6 +108,9 @@ fn install(packages: &BTreeSet<&str>, root: bool) -> Result<(), Failure> {
         if !status.success() {
             return Err(Failure::new("sudo refused; nothing was installed"));
         }
+    }
+    if packages.is_empty() {
+        return Ok(());
     }
     // What the lists do not know, or know at an address that is gone by now, wants new lists first.
     if apt(root, "install packages", &install_arguments(packages))? {
@@ -248,9 +254,13 @@ fn instructions(distribution: &Distribution, missing: &[&'static Tool]) -> Strin
                 packages.into_iter().collect::<Vec<_>>().join(" ")
             ));
         }
-        for tool in missing.iter().filter(|tool| of(&tool.packages).is_empty()) {
+        let nowhere = |tool: &&&Tool| of(&tool.packages).is_empty() && tool.from_crate().is_none();
+        for tool in missing.iter().filter(nowhere) {
             line(format_args!("  {name} has no package of {}.", tool.name));
         }
+    }
+    for program in crates::of(missing) {
+        line(format_args!("Then:  {}", crates::shown(program)));
     }
     line(format_args!("Until then, what is skipped:"));
     for tool in missing {
