@@ -5,6 +5,7 @@
 //! [`Policy::to_peer`].
 
 mod inside;
+mod memo;
 mod patterns;
 mod rules;
 
@@ -14,6 +15,7 @@ use dbus_wire::names::WellKnownName;
 
 use crate::session::Program;
 pub use inside::{InsideRules, Withheld};
+use memo::{Judged, Memo};
 pub use patterns::{Glob, NamePattern, NamePatternError, PathPattern};
 
 pub use rules::{
@@ -85,6 +87,7 @@ pub struct Policy {
     refused: Vec<NamePattern>,
     allowed: Vec<NamePattern>,
     rules: Rules,
+    memo: Memo,
 }
 
 impl Default for Policy {
@@ -116,6 +119,7 @@ impl Policy {
             refused,
             allowed: Vec::new(),
             rules,
+            memo: Memo::default(),
         }
     }
 
@@ -127,6 +131,7 @@ impl Policy {
     /// Lets `pattern` through although it hands over the host.
     pub fn allow(&mut self, pattern: NamePattern) {
         self.allowed.push(pattern);
+        self.memo.clear();
     }
 
     /// How a well-known name of the host stands to clients inside.
@@ -136,29 +141,53 @@ impl Policy {
 
     /// The same for clients to which every name is `floor` at least.
     pub fn standing_above(&self, name: &str, floor: Access) -> Standing {
+        self.look(name, |judged| judged.standings[floor as usize])
+    }
+
+    fn look<R>(&self, name: &str, look: impl FnOnce(&Judged) -> R) -> R {
+        self.memo.look(name, || self.judge(name), look)
+    }
+
+    /// Asks every rule about a name.
+    fn judge(&self, name: &str) -> Judged {
         let guard = self.guard_of(name);
-        let floor = if guard.is_some() {
-            Access::Hidden
-        } else {
-            floor
-        };
-        let mut standing = Standing {
-            access: floor,
-            rule: None,
-            guarded: guard.is_some(),
-        };
-        for rule in &self.rules.names {
-            if !rule.name.matches(name) || !guard.is_none_or(|it| rule.name.names(it)) {
-                continue;
+        let rules = &self.rules.names;
+        let meant = |rule: &&NameRule| rule.name.matches(name);
+        let counts = |rule: &NameRule| guard.is_none_or(|it| rule.name.names(it));
+        let about_it: Box<[u32]> = (0..)
+            .zip(rules)
+            .filter(|(_, rule)| meant(rule) && counts(rule))
+            .map(|(place, _)| place)
+            .collect();
+        let standing = |floor| {
+            let mut standing = Standing {
+                access: if guard.is_some() {
+                    Access::Hidden
+                } else {
+                    floor
+                },
+                rule: None,
+                guarded: guard.is_some() && about_it.is_empty(),
+            };
+            for place in &about_it {
+                let rule = &rules[*place as usize];
+                let access = rule.visible();
+                if standing.rule.is_none() || access > standing.access {
+                    standing.rule = Some(rule.id);
+                }
+                standing.access = standing.access.max(access);
             }
-            standing.guarded = false;
-            let access = rule.visible();
-            if standing.rule.is_none() || access > standing.access {
-                standing.rule = Some(rule.id);
-            }
-            standing.access = standing.access.max(access);
+            standing
+        };
+        Judged {
+            standings: Access::ALL.map(standing),
+            lives_on_host: rules
+                .iter()
+                .filter(meant)
+                .find(|rule| rule.lives_on_host)
+                .map(|rule| rule.id),
+            rules: about_it,
         }
-        standing
     }
 
     /// The refused pattern that `name` is of, if it was not allowed.
@@ -169,12 +198,7 @@ impl Policy {
 
     /// Whether a name belongs to the host for everybody.
     pub fn lives_on_host(&self, name: &str) -> Option<RuleId> {
-        let rule = self
-            .rules
-            .names
-            .iter()
-            .find(|rule| rule.lives_on_host && rule.name.matches(name))?;
-        Some(rule.id)
+        self.look(name, |judged| judged.lives_on_host)
     }
 
     /// The names under which an inside name is there on the host: with the place of the rule, and whether it is
@@ -292,16 +316,18 @@ impl Policy {
 
     /// The rule that lets this one message through.
     fn member_rule(&self, name: &str, wish: &Wish<'_>) -> Option<RuleId> {
-        let guard = self.guard_of(name);
-        let rule = self.rules.names.iter().find(|rule| {
-            rule.name.matches(name)
-                && guard.is_none_or(|it| rule.name.names(it))
-                && rule
-                    .members(wish)
+        self.look(name, |judged| {
+            let mut rules = judged
+                .rules
+                .iter()
+                .map(|it| &self.rules.names[*it as usize]);
+            let rule = rules.find(|rule| {
+                rule.members(wish)
                     .iter()
                     .any(|member| member.matches(wish.interface, wish.member, wish.path))
-        })?;
-        Some(rule.id)
+            })?;
+            Some(rule.id)
+        })
     }
 }
 

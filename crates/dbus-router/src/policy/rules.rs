@@ -32,6 +32,11 @@ pub enum Access {
     Own,
 }
 
+impl Access {
+    /// From the least to the most.
+    pub(super) const ALL: [Access; 4] = [Access::Hidden, Access::See, Access::Talk, Access::Own];
+}
+
 /// Where a rule stands, for reports.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RuleId {
