@@ -13,9 +13,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::process::Counter;
 use crate::report::Report;
 use crate::scenario::SCENARIOS;
-use crate::subject::Kind;
+use crate::subject::{Kind, Programs};
 
 /// Measure D-Bus routers and buses beside each other.
 ///
@@ -35,7 +36,8 @@ struct Cli {
     /// Only scenarios whose name contains this (repeatable).
     #[arg(long)]
     only: Vec<String>,
-    /// Only these subjects (repeatable): direct, relay, xdg-dbus-proxy, mux-local, mux-remote.
+    /// Only these subjects (repeatable): direct, relay, xdg-dbus-proxy, mux-local, mux-remote, router,
+    /// router-200-rules.
     #[arg(long)]
     subject: Vec<String>,
     /// The multiplexer to measure.
@@ -45,6 +47,16 @@ struct Cli {
         default_value = "target/release/kapsule-dbus-mux"
     )]
     mux: PathBuf,
+    /// The router to measure.
+    #[arg(
+        long,
+        value_name = "PROGRAM",
+        default_value = "target/release/dbus-router"
+    )]
+    router: PathBuf,
+    /// Have them look for more for so long before they sleep (their own option).
+    #[arg(long, value_name = "MICROSECONDS")]
+    busy_poll: Option<u32>,
     /// Write everything that was measured to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -87,10 +99,29 @@ fn main() -> ExitCode {
     let wanted = |name: &str, list: &[String]| {
         list.is_empty() || list.iter().any(|part| name.contains(part.as_str()))
     };
+    let named = |name: &str, list: &[String]| list.is_empty() || list.iter().any(|it| it == name);
+    let programs = Programs {
+        mux: cli.mux,
+        router: cli.router,
+        busy_poll: cli.busy_poll,
+    };
     let kinds: Vec<Kind> = Kind::ALL
         .into_iter()
-        .filter(|kind| wanted(kind.name(), &cli.subject))
+        .filter(|kind| named(kind.name(), &cli.subject))
+        .filter(|kind| {
+            let is_here = kind.is_here();
+            if !is_here {
+                eprintln!("{} is not installed: not measured", kind.name());
+            }
+            is_here
+        })
         .collect();
+    let counts = Counter::is_possible();
+    if !counts {
+        eprintln!(
+            "perf cannot count system calls here (package linux-perf, and root): not counted"
+        );
+    }
     let mut report = Report::new(&kinds);
     for scenario in SCENARIOS
         .iter()
@@ -99,11 +130,17 @@ fn main() -> ExitCode {
         eprint!("{:28}", scenario.name);
         for _ in 0..cli.rounds {
             for &kind in &kinds {
-                let outcome =
-                    subject::start(kind, &cli.mux).and_then(|world| scenario.run(&world, cli.work));
+                let outcome = subject::start(kind, &programs, false)
+                    .and_then(|world| scenario.run(&world, cli.work));
                 eprint!("{}", if outcome.is_ok() { "." } else { "!" });
                 report.add(scenario, kind, outcome);
             }
+        }
+        for &kind in kinds.iter().filter(|_| counts) {
+            let outcome = subject::start(kind, &programs, true)
+                .and_then(|world| scenario.run(&world, cli.work / 2.0));
+            eprint!("{}", if outcome.is_ok() { "," } else { "!" });
+            report.add_count(scenario, kind, outcome);
         }
         eprintln!();
     }

@@ -1,8 +1,14 @@
 //! A process that is measured: what it costs, from the kernel's books.
 
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::fs::CWD;
+use tempfile::TempDir;
 
 /// How long a subject may take until its socket is there.
 const START: Duration = Duration::from_secs(10);
@@ -36,6 +42,11 @@ impl Process {
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(process)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     fn proc(&self, file: &str) -> String {
@@ -76,6 +87,91 @@ impl Process {
     pub fn forget_peak(&self) {
         // 5: reset the high water mark, proc(5).
         let _ = std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
+    }
+}
+
+/// Counts the system calls of a process, by perf: which costs the process something at each of them, so nothing is timed
+/// while they are counted.
+pub struct Counter {
+    perf: Child,
+    control: File,
+    answers: File,
+    dir: TempDir,
+}
+
+impl Counter {
+    /// Whether there is a perf, and it may count system calls.
+    pub fn is_possible() -> bool {
+        let perf = Command::new("perf")
+            .args(["stat", "-e", "raw_syscalls:sys_enter", "true"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        perf.is_ok_and(|status| status.success())
+    }
+
+    /// Begins to count.
+    pub fn start(process: &Process) -> Result<Counter, String> {
+        let io = |error: std::io::Error| format!("counting system calls: {error}");
+        let dir = tempfile::tempdir().map_err(io)?;
+        let at = |name: &str| dir.path().join(name);
+        for name in ["control", "answers"] {
+            let mode = rustix::fs::Mode::from_raw_mode(0o600);
+            rustix::fs::mkfifoat(CWD, at(name), mode).map_err(|errno| io(errno.into()))?;
+        }
+        let open = |name: &str| File::options().read(true).write(true).open(at(name));
+        let (control, answers) = (open("control").map_err(io)?, open("answers").map_err(io)?);
+        let mut fifos = OsString::from("--control=fifo:");
+        fifos.push(at("control"));
+        fifos.push(",");
+        fifos.push(at("answers"));
+        let perf = Command::new("perf")
+            .args(["stat", "-x,", "-D", "-1", "-e", "raw_syscalls:sys_enter"])
+            .arg("-o")
+            .arg(at("count"))
+            .args(["-p", &process.id().to_string()])
+            .arg(fifos)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(io)?;
+        let mut counter = Counter {
+            perf,
+            control,
+            answers,
+            dir,
+        };
+        counter.tell("enable")?;
+        Ok(counter)
+    }
+
+    fn tell(&mut self, what: &str) -> Result<(), String> {
+        let mut answer = [0; 4];
+        writeln!(self.control, "{what}")
+            .and_then(|()| self.answers.read_exact(&mut answer))
+            .map_err(|error| format!("counting system calls: {error}"))
+    }
+
+    /// Stops, and says how many there were.
+    pub fn end(mut self) -> Result<u64, String> {
+        self.tell("disable")?;
+        let perf = rustix::process::Pid::from_child(&self.perf);
+        let _ = rustix::process::kill_process(perf, rustix::process::Signal::INT);
+        let _ = self.perf.wait();
+        let text = std::fs::read_to_string(self.dir.path().join("count")).unwrap_or_default();
+        let count = text.lines().find(|line| line.contains("sys_enter"));
+        count
+            .and_then(|line| line.split(',').next()?.parse().ok())
+            .ok_or_else(|| format!("counting system calls: perf says {text:?}"))
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        let _ = self.perf.kill();
+        let _ = self.perf.wait();
     }
 }
 

@@ -9,6 +9,7 @@ use crate::subject::Kind;
 #[derive(Default)]
 struct Cell {
     runs: Vec<Figures>,
+    syscalls: Option<f64>,
     failure: Option<String>,
 }
 
@@ -70,6 +71,19 @@ impl Report {
         }
     }
 
+    /// Adds what a run in which system calls were counted has found.
+    pub fn add_count(&mut self, scenario: &Scenario, kind: Kind, outcome: Result<Figures, String>) {
+        let rows = self.rows.iter_mut();
+        let row = rows.rev().find(|row| row.name == scenario.name);
+        let Some(cell) = row.and_then(|row| row.cells.get_mut(&kind)) else {
+            return;
+        };
+        match outcome {
+            Ok(figures) => cell.syscalls = figures.cost.syscalls,
+            Err(problem) => cell.failure = Some(problem),
+        }
+    }
+
     pub fn has_failures(&self) -> bool {
         self.rows
             .iter()
@@ -126,18 +140,23 @@ impl Report {
                 .collect();
             line(format!("{:30}{cells}", row.name));
         }
-        type Get = fn(&Figures) -> Option<f64>;
+        type Get = fn(&Cell) -> Option<f64>;
         type Show = fn(f64) -> String;
-        let more: [(&str, Get, Show); 3] = [
-            ("99th percentile", |figures| figures.p99_ns, time),
+        let more: [(&str, Get, Show); 4] = [
+            ("99th percentile", |cell| cell.of(|it| it.p99_ns), time),
             (
                 "Processor time of the subject for one message",
-                |figures| figures.cpu_ns,
+                |cell| cell.of(|it| it.cost.cpu_ns),
                 time,
             ),
             (
-                "Memory: of one idle client, or at the peak",
-                |figures| figures.kib,
+                "System calls of the subject for one message",
+                |cell| cell.syscalls,
+                |count| format!("{count:.2}"),
+            ),
+            (
+                "Memory: of one idle client, or at the peak over the start",
+                |cell| cell.of(|it| it.kib),
                 |kib| format!("{kib:.1} KiB"),
             ),
         ];
@@ -147,7 +166,7 @@ impl Report {
                 let values: Vec<Option<f64>> = self
                     .kinds
                     .iter()
-                    .map(|kind| row.cells.get(kind).and_then(|cell| cell.of(get)))
+                    .map(|kind| row.cells.get(kind).and_then(get))
                     .collect();
                 if values.iter().any(Option::is_some) {
                     let cells: String = values
@@ -181,6 +200,7 @@ impl Report {
                         "ratio": Report::ratio(row, *kind),
                         "compared_with": Report::base(row).name(),
                         "median_ns": cell.ns(),
+                        "syscalls": cell.syscalls,
                         "failure": cell.failure,
                         "runs": cell.runs,
                     })
@@ -192,7 +212,9 @@ impl Report {
 
     /// The ratios as bars.
     pub fn svg(&self) -> String {
-        const COLOURS: [&str; 5] = ["#888", "#bbb", "#d95f02", "#1b9e77", "#7570b3"];
+        const COLOURS: [&str; 7] = [
+            "#888", "#bbb", "#d95f02", "#1b9e77", "#7570b3", "#66a61e", "#a6761d",
+        ];
         const BAR: usize = 12;
         const LEFT: usize = 230;
         const SCALE: f64 = 220.0;

@@ -9,7 +9,7 @@ use dbus_wire::frame::MessageType;
 use dbus_wire::message::Builder;
 
 use crate::peer::{Peer, Result, echo_call, serve_echo};
-use crate::subject::World;
+use crate::subject::{Cost, World};
 
 /// What one run measured.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -18,8 +18,9 @@ pub struct Figures {
     pub ns: f64,
     /// The 99th percentile, where things were timed singly.
     pub p99_ns: Option<f64>,
-    /// Processor time of the subject for one message, in nanoseconds.
-    pub cpu_ns: Option<f64>,
+    /// What one message costs the subject.
+    #[serde(flatten)]
+    pub cost: Cost,
     /// Memory, in KiB: for one idle client, or at the peak over the start.
     pub kib: Option<f64>,
 }
@@ -52,6 +53,8 @@ const fn scenario(name: &'static str, what: &'static str, inside: bool, run: Run
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
+/// A message may have 128 MiB, its header and the lengths in it included.
+const LARGEST: usize = 128 * MIB - KIB;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario(
@@ -99,6 +102,12 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("bulk, 16 MiB", "the same", false, |w, k| {
         bulk(w, k, 16 * MIB, 4)
     }),
+    scenario(
+        "bulk, 128 MiB",
+        "the largest message that the protocol has, and its reply",
+        false,
+        |w, _| bulk_of(w, LARGEST, 1, &w.host),
+    ),
     scenario(
         "fd in each call",
         "a descriptor to the host",
@@ -149,6 +158,24 @@ pub const SCENARIOS: &[Scenario] = &[
         |w, k| outstanding_at(w, k, 64, 20_000, &w.inside),
     ),
     scenario(
+        "inside: 64 outstanding, 1 KiB",
+        "the same between two clients inside",
+        true,
+        |w, k| outstanding_at(w, k, KIB, 20_000, &w.inside),
+    ),
+    scenario(
+        "inside: 64 outstanding, 64 KiB",
+        "the same between two clients inside",
+        true,
+        |w, k| outstanding_at(w, k, 64 * KIB, 2000, &w.inside),
+    ),
+    scenario(
+        "inside: fd in each call",
+        "the same between two clients inside",
+        true,
+        |w, k| descriptors_at(w, k, true, &w.inside),
+    ),
+    scenario(
         "inside: signal to 32",
         "the same, the sender inside",
         true,
@@ -166,20 +193,24 @@ fn times(work: f64, count: usize) -> usize {
     ((count as f64 * work) as usize).max(4)
 }
 
+/// The name of the echo service, which the rules of a router with rules speak of.
+pub const ECHO: &str = "org.kde.kapsule.Bench";
+
 /// Starts the echo service on a bus; returns its name.
 fn echo(path: &Path) -> Result<String> {
-    let service = Peer::connect(path)?;
-    let name = service.name.clone();
+    let mut service = Peer::connect(path)?;
+    service.driver("RequestName", &Body::new().str(ECHO).u32(0))?;
     std::thread::spawn(move || serve_echo(service));
-    Ok(name)
+    Ok(ECHO.to_owned())
 }
 
+/// The longest array is one of 64 MiB.
 fn payload(size: usize) -> Body {
-    if size == 0 {
-        return Body::new();
-    }
+    const ARRAY: usize = 48 * MIB;
     let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
-    Body::new().bytes(&bytes)
+    bytes
+        .chunks(ARRAY)
+        .fold(Body::new(), |body, part| body.bytes(part))
 }
 
 /// One call, its reply checked.
@@ -223,20 +254,19 @@ fn timed_calls(
     for _ in 0..count / 10 {
         call(client, to, body)?;
     }
-    let before = world.subject.cpu_ns();
+    let cost = world.begin_cost()?;
     let mut durations = Vec::with_capacity(count);
     for _ in 0..count {
         let begin = Instant::now();
         call(client, to, body)?;
         durations.push(begin.elapsed());
     }
-    let cpu = world.subject.cpu_ns() - before;
     durations.sort_unstable();
     let at = |part: f64| durations[(durations.len() as f64 * part) as usize].as_nanos() as f64;
     Ok(Figures {
         ns: at(0.5),
         p99_ns: Some(at(0.99)),
-        cpu_ns: Some(cpu as f64 / (2 * count) as f64),
+        cost: world.end_cost(&cost, 2 * count)?,
         kib: None,
     })
 }
@@ -261,7 +291,7 @@ fn outstanding_at(
     let template = echo_call(&to, "Echo", 1, &body, 0);
     let mut calls = Vec::new();
     let (mut sent, mut got) = (0, 0);
-    let before = world.subject.cpu_ns();
+    let cost = world.begin_cost()?;
     let begin = Instant::now();
     while got < count {
         calls.clear();
@@ -285,10 +315,9 @@ fn outstanding_at(
         }
     }
     let elapsed = begin.elapsed();
-    let cpu = world.subject.cpu_ns() - before;
     Ok(Figures {
         ns: elapsed.as_nanos() as f64 / count as f64,
-        cpu_ns: Some(cpu as f64 / (2 * count) as f64),
+        cost: world.end_cost(&cost, 2 * count)?,
         ..Figures::default()
     })
 }
@@ -298,31 +327,37 @@ fn bulk(world: &World, work: f64, size: usize, count: usize) -> Result<Figures> 
 }
 
 fn bulk_at(world: &World, work: f64, size: usize, count: usize, service: &Path) -> Result<Figures> {
+    bulk_of(world, size, times(work, count), service)
+}
+
+fn bulk_of(world: &World, size: usize, count: usize, service: &Path) -> Result<Figures> {
     let to = echo(service)?;
     let mut client = Peer::connect(&world.inside)?;
     let body = payload(size);
     let idle = world.subject.rss_kib();
     world.subject.forget_peak();
     call(&mut client, &to, &body)?;
-    let count = times(work, count);
-    let before = world.subject.cpu_ns();
+    let cost = world.begin_cost()?;
     let begin = Instant::now();
     for _ in 0..count {
         call(&mut client, &to, &body)?;
     }
     let elapsed = begin.elapsed();
-    let cpu = world.subject.cpu_ns() - before;
     Ok(Figures {
         ns: elapsed.as_nanos() as f64 / count as f64,
-        cpu_ns: Some(cpu as f64 / (2 * count) as f64),
+        cost: world.end_cost(&cost, 2 * count)?,
         kib: Some(world.subject.peak_kib().saturating_sub(idle) as f64),
         p99_ns: None,
     })
 }
 
 fn descriptors(world: &World, work: f64, in_calls: bool) -> Result<Figures> {
+    descriptors_at(world, work, in_calls, &world.host)
+}
+
+fn descriptors_at(world: &World, work: f64, in_calls: bool, service: &Path) -> Result<Figures> {
     const WINDOW: usize = 16;
-    let to = echo(&world.host)?;
+    let to = echo(service)?;
     let mut client = Peer::connect(&world.inside)?;
     let null = std::fs::File::open("/dev/null").map_err(|error| error.to_string())?;
     let null = OwnedFd::from(null);
@@ -334,7 +369,7 @@ fn descriptors(world: &World, work: f64, in_calls: bool) -> Result<Figures> {
     let member = if in_calls { "Echo" } else { "EchoWithFd" };
     let count = times(work, 4000);
     let (mut sent, mut got, mut fds) = (0, 0, 0);
-    let before = world.subject.cpu_ns();
+    let cost = world.begin_cost()?;
     let begin = Instant::now();
     while got < count {
         while sent < count && sent - got < WINDOW {
@@ -362,10 +397,9 @@ fn descriptors(world: &World, work: f64, in_calls: bool) -> Result<Figures> {
         return Err(format!("{fds} descriptors came with {count} replies"));
     }
     let elapsed = begin.elapsed();
-    let cpu = world.subject.cpu_ns() - before;
     Ok(Figures {
         ns: elapsed.as_nanos() as f64 / count as f64,
-        cpu_ns: Some(cpu as f64 / (2 * count) as f64),
+        cost: world.end_cost(&cost, 2 * count)?,
         ..Figures::default()
     })
 }
@@ -383,7 +417,7 @@ fn fan_out(world: &World, work: f64, sender: &Path) -> Result<Figures> {
     }
     let rounds = times(work, 100);
     let body = Body::new().u32(7);
-    let before = world.subject.cpu_ns();
+    let cost = world.begin_cost()?;
     let begin = Instant::now();
     for _ in 0..rounds {
         let mut signals = Vec::new();
@@ -402,27 +436,24 @@ fn fan_out(world: &World, work: f64, sender: &Path) -> Result<Figures> {
         }
     }
     let elapsed = begin.elapsed();
-    let cpu = world.subject.cpu_ns() - before;
-    let delivered = (rounds * AT_ONCE * SUBSCRIBERS) as f64;
     Ok(Figures {
-        ns: elapsed.as_nanos() as f64 / delivered,
-        cpu_ns: Some(cpu as f64 / delivered),
+        ns: elapsed.as_nanos() as f64 / (rounds * AT_ONCE * SUBSCRIBERS) as f64,
+        cost: world.end_cost(&cost, rounds * AT_ONCE * SUBSCRIBERS)?,
         ..Figures::default()
     })
 }
 
 fn connections(world: &World, work: f64) -> Result<Figures> {
     let count = times(work, 500);
-    let before = world.subject.cpu_ns();
+    let cost = world.begin_cost()?;
     let begin = Instant::now();
     for _ in 0..count {
         Peer::connect(&world.inside)?;
     }
     let elapsed = begin.elapsed();
-    let cpu = world.subject.cpu_ns() - before;
     Ok(Figures {
         ns: elapsed.as_nanos() as f64 / count as f64,
-        cpu_ns: Some(cpu as f64 / count as f64),
+        cost: world.end_cost(&cost, count)?,
         ..Figures::default()
     })
 }
@@ -431,7 +462,7 @@ fn mixed(world: &World, work: f64) -> Result<Figures> {
     const CLIENTS: usize = 16;
     let to = echo(&world.host)?;
     let count = times(work, 400);
-    let before = world.subject.cpu_ns();
+    let cost = world.begin_cost()?;
     let begin = Instant::now();
     let results: Vec<Result<()>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..CLIENTS)
@@ -456,11 +487,9 @@ fn mixed(world: &World, work: f64) -> Result<Figures> {
     });
     results.into_iter().collect::<Result<Vec<()>>>()?;
     let elapsed = begin.elapsed();
-    let cpu = world.subject.cpu_ns() - before;
-    let calls = (count * CLIENTS) as f64;
     Ok(Figures {
-        ns: elapsed.as_nanos() as f64 / calls,
-        cpu_ns: Some(cpu as f64 / (2.0 * calls)),
+        ns: elapsed.as_nanos() as f64 / (count * CLIENTS) as f64,
+        cost: world.end_cost(&cost, 2 * count * CLIENTS)?,
         ..Figures::default()
     })
 }

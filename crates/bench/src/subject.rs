@@ -1,11 +1,17 @@
 //! What is measured, each started afresh for each run.
 
+use std::cell::RefCell;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::process::Process;
+use crate::process::{Counter, Process};
+use crate::scenario::ECHO;
+
+/// The rules of a router with many.
+const RULES: usize = 200;
 
 /// The subjects.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -20,15 +26,21 @@ pub enum Kind {
     MuxLocal,
     /// The multiplexer, with a dbus-daemon as the container bus.
     MuxRemote,
+    /// The router, with the sandbox's bus in its own process, and everything allowed.
+    Router,
+    /// The same with 200 rules, of which the last is about the service that is called.
+    Router200,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 5] = [
+    pub const ALL: [Kind; 7] = [
         Kind::Direct,
         Kind::Relay,
         Kind::XdgDbusProxy,
         Kind::MuxLocal,
         Kind::MuxRemote,
+        Kind::Router,
+        Kind::Router200,
     ];
 
     pub fn name(self) -> &'static str {
@@ -38,7 +50,23 @@ impl Kind {
             Kind::XdgDbusProxy => "xdg-dbus-proxy",
             Kind::MuxLocal => "mux-local",
             Kind::MuxRemote => "mux-remote",
+            Kind::Router => "router",
+            Kind::Router200 => "router-200-rules",
         }
+    }
+
+    /// Whether it can be measured here.
+    pub fn is_here(self) -> bool {
+        if self != Kind::XdgDbusProxy {
+            return true;
+        }
+        let version = Command::new("xdg-dbus-proxy")
+            .arg("--version")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        version.is_ok_and(|status| status.success())
     }
 }
 
@@ -50,12 +78,90 @@ pub struct World {
     pub inside: PathBuf,
     /// The process that is measured.
     pub subject: Process,
+    /// Whether this run counts system calls (and is not timed).
+    counting: bool,
     _buses: Vec<Process>,
     _dir: TempDir,
 }
 
-/// Starts a subject with new buses.
-pub fn start(kind: Kind, mux: &Path) -> Result<World, String> {
+/// Our own programs.
+pub struct Programs {
+    /// kapsule-dbus-mux.
+    pub mux: PathBuf,
+    /// dbus-router.
+    pub router: PathBuf,
+    /// Microseconds for which they look for more before they sleep.
+    pub busy_poll: Option<u32>,
+}
+
+/// What one message costs a subject.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Cost {
+    /// Processor time, in nanoseconds.
+    pub cpu_ns: Option<f64>,
+    /// System calls.
+    pub syscalls: Option<f64>,
+}
+
+/// What is being counted.
+pub struct Meter {
+    cpu_ns: u64,
+    counter: RefCell<Option<Counter>>,
+}
+
+impl World {
+    /// From now on until [`World::end_cost`] costs are counted.
+    pub fn begin_cost(&self) -> Result<Meter, String> {
+        let counter = match self.counting {
+            true => Some(Counter::start(&self.subject)?),
+            false => None,
+        };
+        Ok(Meter {
+            cpu_ns: self.subject.cpu_ns(),
+            counter: RefCell::new(counter),
+        })
+    }
+
+    /// What each of `messages` has cost.
+    pub fn end_cost(&self, meter: &Meter, messages: usize) -> Result<Cost, String> {
+        let each = |count: u64| Some(count as f64 / messages as f64);
+        let cpu_ns = self.subject.cpu_ns() - meter.cpu_ns;
+        Ok(match meter.counter.take() {
+            Some(counter) => Cost {
+                cpu_ns: None,
+                syscalls: each(counter.end()?),
+            },
+            None => Cost {
+                cpu_ns: each(cpu_ns),
+                syscalls: None,
+            },
+        })
+    }
+}
+
+/// Rules of all kinds, each about another name, and then one about the service that is called.
+fn rules() -> String {
+    let mut text = String::new();
+    for number in 0..RULES - 1 {
+        let _ = match number % 4 {
+            0 => writeln!(text, "[[filter]]\nname = \"org.example.Service{number}\""),
+            1 => writeln!(text, "[[filter]]\nname = \"org.example.area{number}.*\""),
+            2 => writeln!(
+                text,
+                "[[filter]]\nname = \"org.example.Part{number}\"\ncalls = [\"org.example.Part.*@/org/example/*\"]"
+            ),
+            _ => writeln!(
+                text,
+                "[[host_routes]]\ndestination = \"org.example.Item{number}-*\""
+            ),
+        };
+    }
+    let _ = writeln!(text, "[[filter]]\nname = \"{ECHO}\"\naccess = \"talk\"");
+    text
+}
+
+/// Starts a subject with new buses. `counting`: its system calls are counted, and nothing is timed.
+pub fn start(kind: Kind, programs: &Programs, counting: bool) -> Result<World, String> {
     let dir = tempfile::Builder::new()
         .prefix("kapsule-bench-")
         .tempdir()
@@ -71,6 +177,7 @@ pub fn start(kind: Kind, mux: &Path) -> Result<World, String> {
                 inside: host.clone(),
                 host,
                 subject: bus,
+                counting,
                 _buses: buses,
                 _dir: dir,
             });
@@ -87,7 +194,7 @@ pub fn start(kind: Kind, mux: &Path) -> Result<World, String> {
             command
         }
         Kind::MuxLocal | Kind::MuxRemote => {
-            let mut command = Command::new(mux);
+            let mut command = Command::new(&programs.mux);
             command
                 .arg("--listen")
                 .arg(&front)
@@ -98,6 +205,25 @@ pub fn start(kind: Kind, mux: &Path) -> Result<World, String> {
                 buses.push(dbus_daemon(dir.path(), &container)?);
                 command.arg("--container-bus").arg(address(&container));
             }
+            busy_poll(&mut command, programs);
+            command
+        }
+        Kind::Router | Kind::Router200 => {
+            let everything = "default = \"host\"\nunmentioned = \"talk\"\n";
+            let rules = match kind {
+                Kind::Router200 => rules(),
+                _ => String::new(),
+            };
+            let file = at("rules.toml");
+            std::fs::write(&file, format!("{everything}{rules}")).map_err(|it| it.to_string())?;
+            let mut command = Command::new(&programs.router);
+            command
+                .arg("--listen")
+                .arg(&front)
+                .arg("--config")
+                .arg(file);
+            command.arg("--host").arg(address(&host));
+            busy_poll(&mut command, programs);
             command
         }
     };
@@ -107,9 +233,16 @@ pub fn start(kind: Kind, mux: &Path) -> Result<World, String> {
         host,
         inside: front,
         subject,
+        counting,
         _buses: buses,
         _dir: dir,
     })
+}
+
+fn busy_poll(command: &mut Command, programs: &Programs) {
+    if let Some(microseconds) = programs.busy_poll {
+        command.args(["--busy-poll", &microseconds.to_string()]);
+    }
 }
 
 fn dbus_daemon(dir: &Path, socket: &Path) -> Result<Process, String> {
