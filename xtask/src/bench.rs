@@ -34,6 +34,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         "kapsule-bench",
         "--package",
         "kapsule-dbus-mux",
+        "--package",
+        "dbus-router",
     ])
     .status()
     .map_err(Failure::doing("running cargo build"))?;
@@ -44,6 +46,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let status = std::process::Command::new(programs.join("kapsule-bench"))
         .arg("--mux")
         .arg(programs.join("kapsule-dbus-mux"))
+        .arg("--router")
+        .arg(programs.join("dbus-router"))
         .args(&arguments.arguments)
         .current_dir(cargo::root())
         .status()

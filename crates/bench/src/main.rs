@@ -1,6 +1,7 @@
 //! Measures routers and buses beside each other: interleaved in one run, so that a machine that drifts hurts
 //! all alike. Figures are medians over rounds, and ratios to the blind relay (or to dbus-daemon, inside).
 
+mod instructions;
 mod peer;
 mod process;
 mod relay;
@@ -77,18 +78,45 @@ enum Command {
         /// The socket of the bus.
         target: PathBuf,
     },
+    /// Count the instructions of fixed exchanges, by valgrind's callgrind, and compare with what they were.
+    Instructions {
+        /// What they were: JSON, by name.
+        #[arg(
+            long,
+            value_name = "FILE",
+            default_value = "crates/bench/instructions.json"
+        )]
+        file: PathBuf,
+        /// Write down what they are now.
+        #[arg(long)]
+        write: bool,
+    },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(Command::Relay { listen, target }) = &cli.command {
-        return match relay::serve(listen, target) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("kapsule-bench relay: {error}");
-                ExitCode::FAILURE
-            }
-        };
+    let programs = Programs {
+        mux: cli.mux,
+        router: cli.router,
+        busy_poll: cli.busy_poll,
+        under: None,
+    };
+    let done = match &cli.command {
+        None => None,
+        Some(Command::Relay { listen, target }) => {
+            Some(relay::serve(listen, target).map_err(|error| format!("relay: {error}")))
+        }
+        Some(Command::Instructions { file, write }) => {
+            Some(instructions::guard(&programs, file, *write))
+        }
+    };
+    match done {
+        None => {}
+        Some(Ok(())) => return ExitCode::SUCCESS,
+        Some(Err(problem)) => {
+            eprintln!("kapsule-bench: {problem}");
+            return ExitCode::FAILURE;
+        }
     }
     if cli.list {
         for scenario in SCENARIOS {
@@ -100,11 +128,6 @@ fn main() -> ExitCode {
         list.is_empty() || list.iter().any(|part| name.contains(part.as_str()))
     };
     let named = |name: &str, list: &[String]| list.is_empty() || list.iter().any(|it| it == name);
-    let programs = Programs {
-        mux: cli.mux,
-        router: cli.router,
-        busy_poll: cli.busy_poll,
-    };
     let kinds: Vec<Kind> = Kind::ALL
         .into_iter()
         .filter(|kind| named(kind.name(), &cli.subject))

@@ -11,7 +11,7 @@ use rustix::fs::CWD;
 use tempfile::TempDir;
 
 /// How long a subject may take until its socket is there.
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(60);
 
 pub struct Process {
     child: Child,
@@ -165,6 +165,56 @@ impl Counter {
         count
             .and_then(|line| line.split(',').next()?.parse().ok())
             .ok_or_else(|| format!("counting system calls: perf says {text:?}"))
+    }
+}
+
+/// Counts the instructions of a process, by running it under valgrind's callgrind.
+pub struct Callgrind {
+    dir: TempDir,
+}
+
+impl Callgrind {
+    /// # Errors
+    /// There is no valgrind, or no room.
+    pub fn new() -> Result<Callgrind, String> {
+        let version = Command::new("valgrind")
+            .arg("--version")
+            .stdout(Stdio::null())
+            .status();
+        if !version.is_ok_and(|status| status.success()) {
+            return Err("valgrind is not installed".to_owned());
+        }
+        let dir = tempfile::tempdir().map_err(|error| format!("a directory: {error}"))?;
+        Ok(Callgrind { dir })
+    }
+
+    /// What the process is to be run by.
+    pub fn command(&self) -> Vec<OsString> {
+        let mut out = OsString::from("--callgrind-out-file=");
+        out.push(self.dir.path().join("out"));
+        ["valgrind", "-q", "--tool=callgrind"]
+            .into_iter()
+            .map(OsString::from)
+            .chain([out])
+            .collect()
+    }
+
+    /// Ends the process, and says how many instructions it has run.
+    pub fn end(&self, mut process: Process) -> Result<u64, String> {
+        let pid = rustix::process::Pid::from_child(&process.child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = process.child.wait();
+        let text = std::fs::read_to_string(self.dir.path().join("out")).unwrap_or_default();
+        text.lines()
+            .find_map(|line| {
+                let count = line.strip_prefix("summary: ");
+                count
+                    .or_else(|| line.strip_prefix("totals: "))?
+                    .trim()
+                    .parse()
+                    .ok()
+            })
+            .ok_or_else(|| "callgrind has written no summary".to_owned())
     }
 }
 

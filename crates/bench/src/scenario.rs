@@ -197,15 +197,15 @@ fn times(work: f64, count: usize) -> usize {
 pub const ECHO: &str = "org.kde.kapsule.Bench";
 
 /// Starts the echo service on a bus; returns its name.
-fn echo(path: &Path) -> Result<String> {
+pub fn echo(path: &Path) -> Result<String> {
     let mut service = Peer::connect(path)?;
     service.driver("RequestName", &Body::new().str(ECHO).u32(0))?;
     std::thread::spawn(move || serve_echo(service));
     Ok(ECHO.to_owned())
 }
 
-/// The longest array is one of 64 MiB.
-fn payload(size: usize) -> Body {
+/// A body of this size; in several arrays, of which the longest may have 64 MiB.
+pub fn payload(size: usize) -> Body {
     const ARRAY: usize = 48 * MIB;
     let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
     bytes
@@ -214,7 +214,7 @@ fn payload(size: usize) -> Body {
 }
 
 /// One call, its reply checked.
-fn call(client: &mut Peer, to: &str, body: &Body) -> Result<()> {
+pub fn call(client: &mut Peer, to: &str, body: &Body) -> Result<()> {
     let serial = client.next_serial();
     client.send(&echo_call(to, "Echo", serial, body, 0))?;
     check(client, serial, body)

@@ -85,6 +85,7 @@ pub struct World {
 }
 
 /// Our own programs.
+#[derive(Clone)]
 pub struct Programs {
     /// kapsule-dbus-mux.
     pub mux: PathBuf,
@@ -92,6 +93,19 @@ pub struct Programs {
     pub router: PathBuf,
     /// Microseconds for which they look for more before they sleep.
     pub busy_poll: Option<u32>,
+    /// A command that runs them, with its arguments.
+    pub under: Option<Vec<std::ffi::OsString>>,
+}
+
+impl Programs {
+    fn command(&self, program: &Path) -> Command {
+        let Some((first, rest)) = self.under.as_ref().and_then(|under| under.split_first()) else {
+            return Command::new(program);
+        };
+        let mut command = Command::new(first);
+        command.args(rest).arg(program);
+        command
+    }
 }
 
 /// What one message costs a subject.
@@ -143,18 +157,26 @@ impl World {
 fn rules() -> String {
     let mut text = String::new();
     for number in 0..RULES - 1 {
-        let _ = match number % 4 {
-            0 => writeln!(text, "[[filter]]\nname = \"org.example.Service{number}\""),
-            1 => writeln!(text, "[[filter]]\nname = \"org.example.area{number}.*\""),
-            2 => writeln!(
-                text,
-                "[[filter]]\nname = \"org.example.Part{number}\"\ncalls = [\"org.example.Part.*@/org/example/*\"]"
+        let (table, key, name, rest) = match number % 4 {
+            0 => (
+                "filter",
+                "name",
+                format!("Service{number}"),
+                "access = \"talk\"",
             ),
-            _ => writeln!(
-                text,
-                "[[host_routes]]\ndestination = \"org.example.Item{number}-*\""
+            1 => (
+                "filter",
+                "name",
+                format!("area{number}.*"),
+                "access = \"see\"",
             ),
+            2 => {
+                let calls = "calls = [\"org.example.Part.*@/org/example/*\"]";
+                ("filter", "name", format!("Part{number}"), calls)
+            }
+            _ => ("host_routes", "destination", format!("Item{number}-*"), ""),
         };
+        let _ = writeln!(text, "[[{table}]]\n{key} = \"org.example.{name}\"\n{rest}");
     }
     let _ = writeln!(text, "[[filter]]\nname = \"{ECHO}\"\naccess = \"talk\"");
     text
@@ -194,7 +216,7 @@ pub fn start(kind: Kind, programs: &Programs, counting: bool) -> Result<World, S
             command
         }
         Kind::MuxLocal | Kind::MuxRemote => {
-            let mut command = Command::new(&programs.mux);
+            let mut command = programs.command(&programs.mux);
             command
                 .arg("--listen")
                 .arg(&front)
@@ -216,7 +238,7 @@ pub fn start(kind: Kind, programs: &Programs, counting: bool) -> Result<World, S
             };
             let file = at("rules.toml");
             std::fs::write(&file, format!("{everything}{rules}")).map_err(|it| it.to_string())?;
-            let mut command = Command::new(&programs.router);
+            let mut command = programs.command(&programs.router);
             command
                 .arg("--listen")
                 .arg(&front)

@@ -53,6 +53,10 @@ pub struct Serve {
     /// Which buses to bring together.
     #[command(flatten)]
     pub buses: Buses,
+    /// Look for more for so long before sleeping. Lowers the time of single calls and costs processor time; where there
+    /// are few processors it may cost more than it brings.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub busy_poll: u32,
 }
 
 /// The buses, and what is inside.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use dbus_router::Listen;
 use rustix::process::{Pid, Signal, kill_process};
@@ -37,7 +38,7 @@ pub(crate) fn run(buses: Buses, command: &[OsString]) -> Result<ExitCode, Failur
                 base.display()
             ))
         })?;
-    let router = serve::start(Listen::Path(dir.path().join("bus")), &buses)?;
+    let router = serve::start(Listen::Path(dir.path().join("bus")), &buses, Duration::ZERO)?;
     let handle = router.handle();
     let address = router.address();
     // Signals that came before the command runs are passed on to it, too.

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use dbus_router::{
     BusAddress, BusAddressError, Config, Handle, HostBus, Limits, Listen, Policy, Router,
@@ -15,7 +16,8 @@ use crate::program::Failure;
 
 pub(crate) fn serve(options: Serve) -> Result<(), Failure> {
     let listen = listen(options.listen)?;
-    let router = start(listen, &options.buses)?;
+    let busy_poll = Duration::from_micros(options.busy_poll.into());
+    let router = start(listen, &options.buses, busy_poll)?;
     stop_on_signals(router.handle())?;
     tracing::info!(address = router.address(), "ready");
     // Without systemd there is nobody to tell.
@@ -44,7 +46,7 @@ fn listen(path: Option<PathBuf>) -> Result<Listen, Failure> {
 }
 
 /// Starts a router as the options say.
-pub(crate) fn start(listen: Listen, buses: &Buses) -> Result<Router, Failure> {
+pub(crate) fn start(listen: Listen, buses: &Buses, busy_poll: Duration) -> Result<Router, Failure> {
     let host = match &buses.host_bus {
         Some(HostBus::None) => None,
         Some(HostBus::At(BusAddress { addresses })) => Some(addresses.clone()),
@@ -83,6 +85,7 @@ pub(crate) fn start(listen: Listen, buses: &Buses) -> Result<Router, Failure> {
         data_dirs,
         policy,
         limits,
+        busy_poll,
         ..Config::default()
     };
     Router::start(config).map_err(|error| {

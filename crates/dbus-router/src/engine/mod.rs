@@ -31,6 +31,7 @@ use dbus_wire::address::Address;
 use dbus_wire::guid::Guid;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
+use rustix::time::Timespec;
 
 use self::io::{Alarm, Io, Todo, Token};
 use self::listen::Listener;
@@ -84,6 +85,8 @@ pub struct Config {
     pub inside: InsideRules,
     /// Quotas.
     pub limits: Limits,
+    /// For how long to look for more before the thread sleeps: latency bought with processor time. Zero: not at all.
+    pub busy_poll: Duration,
 }
 
 impl Default for Config {
@@ -97,6 +100,7 @@ impl Default for Config {
             policy: Policy::new(),
             inside: InsideRules::default(),
             limits: Limits::default(),
+            busy_poll: Duration::ZERO,
         }
     }
 }
@@ -303,6 +307,7 @@ pub struct Router {
     /// Why a control link could not be opened.
     problem: Option<(Bus, String)>,
     mapped: bool,
+    busy_poll: Duration,
     uid: u32,
     /// The soft limit of open files that this process was started with.
     file_limit: u64,
@@ -380,6 +385,7 @@ impl Router {
             next_busy: 0,
             problem: None,
             mapped: peer::is_mapped(),
+            busy_poll: config.busy_poll,
             uid,
             file_limit,
             buffer: vec![0; READ],
@@ -459,15 +465,32 @@ impl Router {
         // Room for everything that may be ready: a bus that is served late would be served after a client.
         events.clear();
         events.reserve(self.io.open.max(64) + 8);
-        match epoll::wait(
-            self.io.epoll(),
-            rustix::buffer::spare_capacity(events),
-            None,
-        ) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(system("waiting for events")(errno)),
-        }
+        self.wait_for(events)
+            .map_err(system("waiting for events"))?;
         self.handle_events(events)
+    }
+
+    /// Waits until something happens; at first awake, if that is wished.
+    fn wait_for(&self, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
+        let epoll = self.io.epoll();
+        let wait = |events: &mut Vec<epoll::Event>, timeout: Option<&Timespec>| {
+            let room = rustix::buffer::spare_capacity(events);
+            match epoll::wait(epoll, room, timeout) {
+                Ok(_) | Err(Errno::INTR) => Ok(()),
+                Err(errno) => Err(errno),
+            }
+        };
+        if !self.busy_poll.is_zero() {
+            let begin = std::time::Instant::now();
+            let at_once = Timespec::default();
+            while events.is_empty() && begin.elapsed() < self.busy_poll {
+                wait(events, Some(&at_once))?;
+            }
+        }
+        if events.is_empty() {
+            wait(events, None)?;
+        }
+        Ok(())
     }
 
     fn handle_events(&mut self, events: &[epoll::Event]) -> Result<(), RouterError> {

@@ -77,6 +77,10 @@ pub struct Serve {
     /// Write each decision as a line of JSON to a file, or to the journal. Goes before what the rules say of it.
     #[arg(long, value_name = "FILE|journal")]
     pub decisions: Option<String>,
+    /// Look for more for so long before sleeping. Lowers the time of single calls and costs processor time; where there
+    /// are few processors it may cost more than it brings.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub busy_poll: u32,
 }
 
 /// Another form.

@@ -118,6 +118,7 @@ fn start(options: &Serve, policy: Policy) -> Result<Router, Failure> {
         data_dirs,
         policy,
         limits: Limits::default(),
+        busy_poll: std::time::Duration::from_micros(options.busy_poll.into()),
         ..Config::default()
     })
     .map_err(|error| {
