@@ -12,6 +12,8 @@ use crate::cargo;
 /// Builds in release, and runs every scenario on every subject in turn, round after round, so that a machine
 /// that drifts hurts all alike. What follows is passed on: `cargo xtask bench --help` shows it.
 ///
+/// `cargo xtask bench instructions` counts the instructions of fixed exchanges, and compares with what they were.
+///
 /// `cargo xtask bench shield` measures the firewall instead: from a blocked connection to the signal, from a verdict
 /// to the kernel's acknowledgement, and a flood.
 #[derive(clap::Args)]

@@ -33,13 +33,14 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    packages::provide(&tools::ALL, arguments.yes)?;
+    packages::provide(tools::ALL, arguments.yes)?;
     let mut tally = Tally::default();
     if build(&mut tally)? {
         workspace(arguments.filter.as_deref(), &mut tally)?;
         if arguments.filter.is_none() {
             documentation(&mut tally)?;
             demo(&mut tally)?;
+            instructions(&mut tally)?;
         }
         if arguments
             .filter
@@ -162,6 +163,23 @@ fn demo(tally: &mut Tally) -> Result<(), Failure> {
         } else {
             tally.fail(&format!("{name}:\n{}", finished.log));
         }
+    }
+    Ok(())
+}
+
+/// Whether messages have become dearer: in instructions, which hardly depend on the machine.
+fn instructions(tally: &mut Tally) -> Result<(), Failure> {
+    if tools::VALGRIND.find().is_none() {
+        tally.skip(format!("instructions: {}", tools::VALGRIND.missing()));
+        return Ok(());
+    }
+    let name = "instructions for a message";
+    let command = cargo_command(&["xtask", "bench", "instructions"]);
+    let finished = steps::run(name, command, steps::last_line)?;
+    if finished.status.success() {
+        tally.pass();
+    } else {
+        tally.fail(&format!("{name}:\n{}", finished.log));
     }
     Ok(())
 }

@@ -117,6 +117,36 @@ fn sigterm_and_sigint_end_it_cleanly() {
 }
 
 #[test]
+fn with_busy_poll_it_answers_while_it_looks_for_more_and_after_it_has_gone_to_sleep() {
+    let dir = TestDir::new();
+    let mut mux = Mux::start(
+        &dir,
+        &MuxOptions {
+            host_bus: Some("none".to_owned()),
+            arguments: vec!["--busy-poll".to_owned(), "300".to_owned()],
+            ..MuxOptions::default()
+        },
+    )
+    .unwrap_or_else(|failure| panic!("{failure}"));
+    let mut client = RawClient::open(&mux.address());
+    for _ in 0..3 {
+        assert!(
+            client
+                .list_names()
+                .contains(&client.unique_name().to_owned())
+        );
+    }
+    let stat = format!("/proc/{}/stat", mux.process().id());
+    let deadline = Deadline::usual();
+    // The third word is the state: S is asleep.
+    while fs::read_to_string(&stat).unwrap().split(' ').nth(2) != Some("S") {
+        assert!(!deadline.left().is_zero(), "it never sleeps");
+        std::thread::yield_now();
+    }
+    assert_eq!(client.request_name("org.example.Name", 0), 1);
+}
+
+#[test]
 fn a_socket_that_systemd_passes_is_served_and_kept() {
     needs!(tools::SOCKET_ACTIVATE);
     let dir = TestDir::new();

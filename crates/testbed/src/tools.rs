@@ -355,6 +355,14 @@ pub const XDG_DBUS_PROXY: Tool = Tool {
     packages: same(&["xdg-dbus-proxy"]),
 };
 
+/// Counts instructions.
+pub const VALGRIND: Tool = Tool {
+    name: "valgrind",
+    purpose: "the guard against messages that become dearer, in instructions",
+    probe: Probe::Program("valgrind", &["--version"]),
+    packages: same(&["valgrind"]),
+};
+
 /// Makes sandboxes.
 pub const BWRAP: Tool = Tool {
     name: "bwrap",
@@ -506,7 +514,7 @@ pub const MKE2FS: Tool = Tool {
 };
 
 /// All of them.
-pub const ALL: [&Tool; 38] = [
+pub const ALL: &[&Tool] = &[
     &DBUS_DAEMON,
     &DBUS_SEND,
     &REFERENCE_SUITES,
@@ -532,6 +540,7 @@ pub const ALL: [&Tool; 38] = [
     &BUSYBOX,
     &XDG_DBUS_PROXY,
     &BWRAP,
+    &VALGRIND,
     &INCUSD,
     &INCUS,
     &DNSMASQ,
