@@ -566,15 +566,13 @@ impl Translator<'_> {
     }
 }
 
-/// Whether the person who runs the broker may write a file, by its mode.
+/// Whether the person who runs the broker may write a file, by its mode. One that nobody may write is for reading, also
+/// to the superuser.
 fn may_write(path: &Path) -> bool {
-    rustix::fs::accessat(
-        CWD,
-        path,
-        rustix::fs::Access::WRITE_OK,
-        rustix::fs::AtFlags::EACCESS,
-    )
-    .is_ok()
+    use rustix::fs::{Access, AtFlags, Mode, accessat, stat};
+    let anybody = Mode::WUSR | Mode::WGRP | Mode::WOTH;
+    stat(path).is_ok_and(|stat| Mode::from_raw_mode(stat.st_mode).intersects(anybody))
+        && accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
 }
 
 /// An option's value, if its type is the right one. A `v` may come as it is, or with one more variant around it.
