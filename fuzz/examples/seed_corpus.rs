@@ -4,6 +4,11 @@ use std::io::Write;
 use std::path::Path;
 
 use dbus_wire::{Body, Builder, Endian, MessageType};
+use sidebus::crossing::{Access, DocumentFile, DocumentId, DocumentPath};
+use sidebus::wire::{
+    ClientOpening, ControlOpening, Descriptor, Frame, MessageHead, Open, Purpose, Reason, Refused,
+    Shape, StreamId, StreamOpening, VERSION, Welcome,
+};
 
 fn main() -> std::io::Result<()> {
     let messages = messages();
@@ -79,6 +84,8 @@ fn main() -> std::io::Result<()> {
         &addresses.map(|address| address.as_bytes().to_vec()),
     )?;
 
+    write("sidebus_frames", &sidebus_frames())?;
+
     let names = [
         ":1.42",
         "org.freedesktop.DBus",
@@ -92,6 +99,90 @@ fn main() -> std::io::Result<()> {
         "org.kde.foo-1",
     ];
     write("names", &names.map(|name| name.as_bytes().to_vec()))
+}
+
+/// Each kind of frame by itself, and the connections as they are.
+fn sidebus_frames() -> Vec<Vec<u8>> {
+    let token = [7; 16];
+    let control = Purpose::Control(ControlOpening {
+        resume: token,
+        agent: "0.1.0".to_owned(),
+        host_name: "guest".to_owned(),
+    });
+    let client = Purpose::Client(ClientOpening {
+        session: token,
+        uid: 1000,
+        pid: 4711,
+        app_id: "org.kde.okular".to_owned(),
+        documents: "/run/user/1000/doc".into(),
+        unix_fds: true,
+    });
+    let stream = StreamOpening {
+        client: token,
+        stream: 1,
+    };
+    let document = DocumentFile {
+        id: DocumentId::parse("ab12").expect("an id"),
+        path: DocumentPath::parse("dir/file.txt".as_ref()).expect("a path"),
+        access: Access::ReadWrite,
+    };
+    let descriptors = vec![
+        Descriptor::Document(document),
+        Descriptor::Bytes {
+            len: 3,
+            position: 1,
+            name: "icon.png".to_owned(),
+        },
+        Descriptor::Stream {
+            id: StreamId(1),
+            shape: Shape::Socket,
+        },
+    ];
+    let message = &messages()[0];
+    let head = Frame::Message(MessageHead {
+        message_len: message.len() as u32,
+        descriptors,
+    });
+    let welcome = Frame::Welcome(Welcome {
+        version: VERSION,
+        token,
+        message_bytes: 1 << 25,
+        fds_per_message: 16,
+    });
+    let refused = Frame::Refused(Refused {
+        reason: Reason::Limits,
+        text: "too many".to_owned(),
+    });
+    let connections = [
+        vec![
+            Frame::Open(Open::new(control)),
+            welcome,
+            Frame::Ping(1),
+            Frame::Pong(1),
+            Frame::Goodbye("the end"),
+        ],
+        vec![
+            Frame::Open(Open::new(client)),
+            head,
+            Frame::Content(b"abc"),
+            Frame::Content(b""),
+            Frame::Data(message),
+        ],
+        vec![
+            Frame::Open(Open::new(Purpose::Offer(stream.clone()))),
+            Frame::Data(b"x"),
+            Frame::Stop,
+            Frame::End,
+        ],
+        vec![Frame::Open(Open::new(Purpose::Answer(stream))), refused],
+    ];
+    let mut inputs = Vec::new();
+    for frames in connections {
+        let frames: Vec<Vec<u8>> = frames.iter().map(Frame::to_bytes).collect();
+        inputs.push([vec![5], frames.concat()].concat());
+        inputs.extend(frames.into_iter().map(|frame| [vec![1], frame].concat()));
+    }
+    inputs
 }
 
 fn messages() -> Vec<Vec<u8>> {

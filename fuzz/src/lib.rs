@@ -10,8 +10,10 @@
 //!
 //! `cargo run -p kapsule-fuzz --example seed_corpus` writes the inputs to begin with.
 
+mod sidebus;
 mod wire;
 
+pub use sidebus::sidebus_frames;
 pub use wire::{addresses, body, frames, header, match_rule, names, sasl_client, sasl_server};
 
 /// A target's name and function.
@@ -27,4 +29,5 @@ pub const TARGETS: &[Target] = &[
     ("sasl_client", sasl_client),
     ("addresses", addresses),
     ("names", names),
+    ("sidebus_frames", sidebus_frames),
 ];

@@ -9,7 +9,7 @@ use dbus_wire::{
 };
 
 /// The first byte decides; the rest is for the target.
-fn choice(data: &[u8]) -> (u8, &[u8]) {
+pub(crate) fn choice(data: &[u8]) -> (u8, &[u8]) {
     data.split_first()
         .map_or((0, data), |(&first, rest)| (first, rest))
 }
