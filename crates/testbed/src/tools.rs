@@ -190,6 +190,45 @@ pub const XVFB: Tool = Tool {
     },
 };
 
+/// A media player, and what makes it one that desktops control (MPRIS).
+pub const MPV: Tool = Tool {
+    name: "mpv",
+    purpose: "a media player inside that the host's controls find",
+    probe: Probe::Program("mpv", &["--version"]),
+    packages: Packages {
+        debian: &["mpv", "mpv-mpris"],
+        fedora: &["mpv", "mpv-mpris"],
+        arch: &["mpv", "mpv-mpris"],
+        opensuse: &["mpv", "mpv-mpris"],
+    },
+};
+
+/// Controls media players.
+pub const PLAYERCTL: Tool = Tool {
+    name: "playerctl",
+    purpose: "the host's controls of a media player inside",
+    probe: Probe::Program("playerctl", &["--version"]),
+    packages: Packages {
+        debian: &["playerctl"],
+        fedora: &["playerctl"],
+        arch: &["playerctl"],
+        opensuse: &["playerctl"],
+    },
+};
+
+/// Qt's bindings.
+pub const PYTHON_QT: Tool = Tool {
+    name: "Python 3 with PyQt 5",
+    purpose: "a program inside with a tray icon and a menu",
+    probe: Probe::Python("PyQt5.QtWidgets"),
+    packages: Packages {
+        debian: &["python3-pyqt5"],
+        fedora: &["python3-qt5"],
+        arch: &["python-pyqt5"],
+        opensuse: &["python3-qt5"],
+    },
+};
+
 /// The settings database and its client.
 pub const DCONF: Tool = Tool {
     name: "dconf",
@@ -525,6 +564,9 @@ pub const ALL: &[&Tool] = &[
     &NOTIFY_SEND,
     &DUNST,
     &XVFB,
+    &MPV,
+    &PLAYERCTL,
+    &PYTHON_QT,
     &DCONF,
     &DCONF_SERVICE,
     &GSETTINGS,
