@@ -58,8 +58,7 @@ impl Place {
             )
             .arg("-v")
             .env_clear()
-            .envs(dir.environment())
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+            .envs(dir.environment());
         let (router, mut says) =
             Process::start_reading_both(command, "dbus-router", &dir.join("logs")).unwrap();
         says.expect_line("that it is ready", |line| line.contains("ready address"));
