@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::supervisor::GuestUser;
+
 /// D-Bus and the desktop's portals for one virtual machine.
 ///
 /// Runs on the host, beside the machine, as the user whose desktop it is. Programs in the guest that connect to
@@ -50,7 +52,7 @@ Environment:
 /// The first form: serve a machine.
 #[derive(Args, Debug, Clone)]
 pub struct Serve {
-    /// The machine's name: letters, digits and `_`, to begin with a letter. Portals see its programs as
+    /// The machine's name: letters, digits, `_` and `-`, to begin with a letter. Portals see its programs as
     /// vm.NAME.APPLICATION.
     #[arg(long, value_name = "NAME", value_parser = vm_name, required = true)]
     pub vm: Option<String>,
@@ -81,6 +83,17 @@ pub struct Serve {
     /// $XDG_RUNTIME_DIR/bus]
     #[arg(long, value_name = "ADDRESS")]
     pub host_bus: Option<String>,
+    /// The user in the guest to whom shared documents belong there, with its group. [default: the numbers of the user
+    /// that the broker runs as]
+    #[arg(long, value_name = "UID[:GID]", value_parser = guest_user)]
+    pub guest_user: Option<GuestUser>,
+    /// The virtiofsd that shares the documents with the machine; "none" shares none. [default: the one that is
+    /// installed]
+    #[arg(long, value_name = "PATH|none")]
+    pub virtiofsd: Option<PathBuf>,
+    /// Only the machine's bus: no portals, no documents, and nothing of the host.
+    #[arg(long)]
+    pub bus_only: bool,
     /// Where programs in the guest see the documents that are shared with it, unless the agent says otherwise.
     /// [default: /run/user/UID/doc]
     #[arg(long, value_name = "PATH")]
@@ -106,9 +119,9 @@ pub enum Sub {
     },
 }
 
-/// A machine's name is part of application ids (`vm.NAME.APP`), of paths, and of object paths.
+/// A machine's name is part of application ids (`vm.NAME.APP`, with `_` for `-`) and of paths.
 fn vm_name(text: &str) -> Result<String, String> {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     let first = text.bytes().next();
     if first.is_some_and(|byte| byte.is_ascii_alphabetic())
         && text.len() <= 64
@@ -117,9 +130,20 @@ fn vm_name(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(
-            "a name is of letters, digits and `_`, begins with a letter, and has at most 64"
+            "a name is of letters, digits, `_` and `-`, begins with a letter, and has at most 64"
                 .to_owned(),
         )
+    }
+}
+
+fn guest_user(text: &str) -> Result<GuestUser, String> {
+    let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+    match (uid.parse(), gid.parse()) {
+        (Ok(uid), Ok(gid)) => Ok(GuestUser { uid, gid }),
+        _ => Err(
+            "a user is its number, or its number and that of its group: 1000, or 1000:100"
+                .to_owned(),
+        ),
     }
 }
 

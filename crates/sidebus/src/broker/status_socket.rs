@@ -42,13 +42,13 @@ impl StatusSocket {
     }
 
     /// Answers whoever connects; never returns.
-    pub async fn serve(&self, status: impl Fn() -> Status) {
+    pub async fn serve(&self, status: impl AsyncFn() -> Status) {
         loop {
             let Ok(socket) = self.listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let Ok(mut text) = serde_json::to_vec(&status()) else {
+            let Ok(mut text) = serde_json::to_vec(&status().await) else {
                 continue;
             };
             text.push(b'\n');

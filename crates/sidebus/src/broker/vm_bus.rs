@@ -7,6 +7,8 @@ use dbus_router::{
     Config, Handle, InsideRules, Limits as BusLimits, Listen, NamePattern, Router, RouterError,
 };
 
+use dbus_wire::WellKnownName;
+
 use super::limits::Limits;
 use crate::program::Failure;
 
@@ -17,6 +19,25 @@ const RESERVED: [&str; 3] = [
     "org.freedesktop.host.portal.*",
 ];
 
+/// The names that a guest's programs wait for: nobody is on the bus before the portals are.
+const PORTALS: [&str; 2] = [
+    "org.freedesktop.portal.Desktop",
+    "org.freedesktop.portal.Documents",
+];
+
+/// What a [`VmBus`] is made of.
+#[derive(Debug)]
+pub struct VmBusConfig<'a> {
+    /// Where it has a socket in the file system; none: nowhere.
+    pub socket: Option<&'a Path>,
+    /// Names that the guest's programs may own. They may talk to each other only if there are any.
+    pub services: Vec<NamePattern>,
+    /// Whether the guest's programs wait until the portals are there.
+    pub portals: bool,
+    /// Quotas.
+    pub limits: &'a Limits,
+}
+
 /// The VM bus. It ends with this.
 #[derive(Debug)]
 pub struct VmBus {
@@ -25,12 +46,17 @@ pub struct VmBus {
 }
 
 impl VmBus {
-    /// Starts it. It has a socket in the file system only if `socket` says where. The guest's programs may own the names
-    /// that `services` match, and talk to each other only if there are any. `ended` is told when the bus ends.
+    /// Starts it. `ended` is told when the bus ends.
+    ///
+    /// # Errors
+    /// It cannot listen, or the system refuses.
     pub fn start(
-        socket: Option<&Path>,
-        services: Vec<NamePattern>,
-        limits: &Limits,
+        VmBusConfig {
+            socket,
+            services,
+            portals,
+            limits,
+        }: VmBusConfig<'_>,
         ended: impl FnOnce(Option<RouterError>) + Send + 'static,
     ) -> Result<VmBus, Failure> {
         let reserved = RESERVED
@@ -38,6 +64,12 @@ impl VmBus {
             .map(|text| NamePattern::parse(text))
             .collect::<Result<_, _>>()
             .map_err(Failure::doing("reading a pattern of our own"))?;
+        let awaited = PORTALS
+            .iter()
+            .filter(|_| portals)
+            .map(|name| WellKnownName::parse(name))
+            .collect::<Result<_, _>>()
+            .map_err(Failure::doing("reading a name of our own"))?;
         let router = Router::start(Config {
             listen: match socket {
                 Some(path) => Listen::Path(path.to_owned()),
@@ -47,6 +79,7 @@ impl VmBus {
                 peers: !services.is_empty(),
                 own: services,
                 reserved,
+                awaited,
                 ..InsideRules::closed()
             },
             limits: bus_limits(limits),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sidebus::broker::clients::Clients;
 use sidebus::broker::limits::Limits;
-use sidebus::broker::vm_bus::VmBus;
+use sidebus::broker::vm_bus::{VmBus, VmBusConfig};
 use sidebus::policy_file::Policy;
 use sidebus::portals::{Documents, DocumentsConfig, Portals, PortalsConfig};
 use sidebus::supervisor::{Plan, Supervisor};
@@ -60,8 +60,13 @@ impl Machine {
         let documents = Arc::new(documents);
         let socket = desktop.dir.join("vm.sock");
         let limits: &Limits = &policy.limits;
-        let bus = VmBus::start(Some(&socket), policy.services.clone(), limits, |_| {})
-            .expect("the machine's bus");
+        let bus = VmBusConfig {
+            socket: Some(&socket),
+            services: policy.services.clone(),
+            portals: true,
+            limits,
+        };
+        let bus = VmBus::start(bus, |_| {}).expect("the machine's bus");
         let stream = bus.handle().connect().expect("a connection");
         let vm = Builder::unix_stream(stream)
             .build()
