@@ -20,36 +20,35 @@ use crate::progress::{Kind, note};
 use crate::relay::{Relay, into_pipe};
 use crate::terminal::{self, Mark, MarkType, RawMode};
 
-/// What of our environment is meant for programs inside: language, colours, editors, the desktop. Nothing
+/// What of our environment is meant for programs inside: the language, the terminal, the desktop. Nothing
 /// else is sent; the daemon has its own list beside.
-const ENVIRONMENT: [&str; 27] = [
+const ENVIRONMENT: [&str; 26] = [
+    "COLORFGBG",
     "COLORTERM",
-    "TERM_PROGRAM",
-    "TERM_PROGRAM_VERSION",
-    "NO_COLOR",
+    "DESKTOP_SESSION",
+    "DISPLAY",
+    "FORCE_COLOR",
+    "KDE_FULL_SESSION",
+    "KDE_SESSION_VERSION",
+    "KONSOLE_VERSION",
     "LANG",
     "LANGUAGE",
+    "NO_COLOR",
+    "QT_SCALE_FACTOR",
+    "TERM",
+    "TERM_PROGRAM",
+    "TERM_PROGRAM_VERSION",
     "TZ",
-    "EDITOR",
-    "VISUAL",
-    "PAGER",
-    "DISPLAY",
+    "VTE_VERSION",
     "WAYLAND_DISPLAY",
+    "WINDOWID",
     "XAUTHORITY",
+    "XCURSOR_SIZE",
+    "XCURSOR_THEME",
+    "XDG_ACTIVATION_TOKEN",
     "XDG_CURRENT_DESKTOP",
     "XDG_SESSION_DESKTOP",
     "XDG_SESSION_TYPE",
-    "XDG_MENU_PREFIX",
-    "XDG_ACTIVATION_TOKEN",
-    "DESKTOP_SESSION",
-    "DESKTOP_STARTUP_ID",
-    "KDE_FULL_SESSION",
-    "KDE_SESSION_VERSION",
-    "GTK_THEME",
-    "QT_QPA_PLATFORMTHEME",
-    "KONSOLE_VERSION",
-    "VTE_VERSION",
-    "SHELL_SESSION_ID",
 ];
 
 /// What is to run, and how.
