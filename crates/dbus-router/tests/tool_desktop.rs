@@ -9,7 +9,9 @@ use std::sync::mpsc;
 use dbus_wire::body::{BodyError, Reader};
 use dbus_wire::message::Builder;
 use dbus_wire::{Body, MessageType};
-use testbed::tools::{DBUS_DAEMON, MPV, PLAYERCTL, PYTHON_QT, XVFB};
+use testbed::tools::{
+    DBUS_DAEMON, MPV, PERMISSION_STORE, PLAYERCTL, PORTAL, PYTHON_QT, Tool, XVFB,
+};
 use testbed::{
     Arrival, DaemonOptions, DbusDaemon, Deadline, Lines, Process, RawClient, TestDir, XDisplay,
     needs, run_to_end, skip,
@@ -26,8 +28,11 @@ struct Desktop {
 
 impl Desktop {
     fn new(rules: &str) -> Desktop {
-        let dir = TestDir::new();
-        let daemon = DbusDaemon::start(&dir, &DaemonOptions::default()).unwrap();
+        Desktop::with(TestDir::new(), rules, &DaemonOptions::default())
+    }
+
+    fn with(dir: TestDir, rules: &str, host: &DaemonOptions) -> Desktop {
+        let daemon = DbusDaemon::start(&dir, host).unwrap();
         let rules = dir.write("rules.toml", rules);
         let mut command = Command::new(PROGRAM);
         command
@@ -361,4 +366,138 @@ fn a_tray_icon_and_menus_of_a_program_inside_work_on_the_host() {
     host.add_match(&format!("member='NameOwnerChanged',arg0='{icon}'"));
     program.end();
     host.expect_signal("org.freedesktop.DBus", "NameOwnerChanged");
+}
+
+// ── Portals ──
+
+const PORTALS: &str = r#"
+app_id = "org.example.App"
+
+[[host_routes]]
+destination = "org.freedesktop.portal.*"
+"#;
+
+const BACKEND: &str = "org.freedesktop.impl.portal.desktop.test";
+const DESKTOP: &str = "/org/freedesktop/portal/desktop";
+
+/// The host's side of the portal: a person who chooses one file, and keeps one secret.
+fn backend(mut client: RawClient) {
+    assert_eq!(client.request_name(BACKEND, 0), 1);
+    std::thread::spawn(move || {
+        let hour = std::time::Duration::from_secs(3600);
+        while let Arrival::Message(mut message) = client.next_until(Deadline::after(hour)) {
+            if message.header().kind != MessageType::MethodCall {
+                continue;
+            }
+            let done = |results: Body| Body::new().u32(0).append(&results);
+            let member = message.header().member.map(str::to_owned);
+            let body = match member.as_deref() {
+                Some("OpenFile") => done(Body::new().dict_sv(|results| {
+                    results.entry("uris", |it| it.strs(["file:///chosen/by/a/person"]));
+                })),
+                Some("RetrieveSecret") => {
+                    use std::io::Write;
+                    let mut into = std::fs::File::from(message.fds.remove(0));
+                    into.write_all(b"a host's secret").unwrap();
+                    done(Body::new().dict_sv(|_| {}))
+                }
+                // Properties of the backend.
+                _ => Body::new().dict_sv(|_| {}),
+            };
+            client.answer(&message, &body);
+        }
+    });
+}
+
+/// What the portal's Response to the request of this token says.
+fn response(client: &mut RawClient, token: &str) -> testbed::Received {
+    let sender = client
+        .unique_name()
+        .trim_start_matches(':')
+        .replace('.', "_");
+    let path = format!("{DESKTOP}/request/{sender}/{token}");
+    let response = client.expect(&format!("the Response of {path}"), |it| {
+        it.is_signal("org.freedesktop.portal.Request", "Response")
+            && it.header().path == Some(&path)
+    });
+    assert_eq!(response.number(), 0);
+    response
+}
+
+#[test]
+fn a_portal_of_the_host_serves_a_program_inside_and_its_backend_is_out_of_reach() {
+    needs!(DBUS_DAEMON, PORTAL, PERMISSION_STORE);
+    let dir = TestDir::new();
+    dir.write(
+        "portals/test.portal",
+        format!(
+            "[portal]\nDBusName={BACKEND}\nUseIn=test\nInterfaces=\
+             org.freedesktop.impl.portal.FileChooser;org.freedesktop.impl.portal.Secret\n"
+        ),
+    );
+    for (name, tool) in [
+        ("org.freedesktop.portal.Desktop", &PORTAL),
+        (
+            "org.freedesktop.impl.portal.PermissionStore",
+            &PERMISSION_STORE,
+        ),
+    ] {
+        let program = |tool: &Tool| tool.find().unwrap().display().to_string();
+        let text = format!("[D-BUS Service]\nName={name}\nExec={}\n", program(tool));
+        dir.write(format!("services/{name}.service"), text);
+    }
+    let host = DaemonOptions {
+        service_dirs: vec![dir.join("services")],
+        environment: vec![
+            (
+                "XDG_DESKTOP_PORTAL_DIR".to_owned(),
+                dir.join("portals").display().to_string(),
+            ),
+            ("XDG_CURRENT_DESKTOP".to_owned(), "test".to_owned()),
+        ],
+        ..DaemonOptions::default()
+    };
+    let desktop = Desktop::with(dir, PORTALS, &host);
+    backend(desktop.client());
+    let mut client = RawClient::open(&format!("unix:path={}", desktop.dir.join("bus").display()));
+    client.add_match("type='signal',interface='org.freedesktop.portal.Request'");
+    let call = |interface, member| {
+        Builder::method_call(DESKTOP, member)
+            .interface(interface)
+            .destination("org.freedesktop.portal.Desktop")
+    };
+    let options = |token: &str| {
+        Body::new().dict_sv(|options| {
+            options.entry("handle_token", |it| it.str(token));
+        })
+    };
+    // The first call starts the portal on the host; its Response comes from there, to this client alone.
+    let open = Body::new().str("").str("Choose").append(&options("choose"));
+    let chooser = "org.freedesktop.portal.FileChooser";
+    client
+        .call(call(chooser, "OpenFile").body(&open))
+        .returned();
+    let chosen = response(&mut client, "choose");
+    assert!(
+        String::from_utf8_lossy(chosen.message.body()).contains("file:///chosen/by/a/person"),
+        "{chosen}"
+    );
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let retrieve = Body::new().unix_fd(0).append(&options("secret"));
+    let secret = call("org.freedesktop.portal.Secret", "RetrieveSecret").body(&retrieve);
+    client
+        .call_with_fds(secret, &[std::os::fd::AsFd::as_fd(&writer)])
+        .returned();
+    drop(writer);
+    response(&mut client, "secret");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+    assert_eq!(text, "a host's secret");
+    let direct = Builder::method_call(DESKTOP, "OpenFile")
+        .interface("org.freedesktop.impl.portal.FileChooser")
+        .destination(BACKEND);
+    assert_eq!(
+        client.call(direct.body(&open)).failed(),
+        "org.freedesktop.DBus.Error.AccessDenied"
+    );
 }
