@@ -66,6 +66,8 @@ pub(crate) enum Purpose {
     AddMatch(Arc<MatchRule>),
     /// ListNames or ListActivatableNames: the inside's are added.
     Names { activatable: bool },
+    /// ListQueuedOwners: connections that the client may not see are left out.
+    Queue,
     /// Ours: before the answer the client was told what the host said of this name.
     Barrier(Barrier),
     /// Ours: one half of a call that goes to both buses.

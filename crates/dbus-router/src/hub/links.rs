@@ -307,6 +307,20 @@ impl Hub {
                 }
                 _ => self.pass_from_host_driver(id, frame, out),
             },
+            Purpose::Queue => match reader.strs() {
+                Ok(names) if !failed => {
+                    let seen = names.into_iter().filter(|it| self.is_listed(id, it, false));
+                    let body = Body::new().strs(seen);
+                    let name = self.display_name(id);
+                    let reply = self
+                        .addressed(Builder::method_return(call.serial), &name)
+                        .body(&body)
+                        .build();
+                    self.tap_own(&reply, out);
+                    out.send(Port::Client(id), Outgoing::whole(&reply));
+                }
+                _ => self.pass_from_host_driver(id, frame, out),
+            },
             Purpose::Barrier(barrier) => {
                 let owner = if failed {
                     None
@@ -799,6 +813,7 @@ impl Hub {
                 Purpose::Plain
                 | Purpose::AddMatch(_)
                 | Purpose::Names { .. }
+                | Purpose::Queue
                 | Purpose::Requested(_)
                 | Purpose::Ownership => serials.push(call.serial),
                 // To a container bus that is back the Hello is ours.

@@ -542,7 +542,11 @@ impl Hub {
                     self.owner_there(id, &name, owner, out);
                 }
             }
-            Purpose::Plain | Purpose::Ownership | Purpose::AddMatch(_) | Purpose::Barrier(_) => {
+            Purpose::Plain
+            | Purpose::Queue
+            | Purpose::Ownership
+            | Purpose::AddMatch(_)
+            | Purpose::Barrier(_) => {
                 self.pass_from_container(id, Origin::Driver, frame, out);
             }
         }

@@ -45,7 +45,7 @@ pub struct NameStatus {
     pub owner: String,
     /// Where it lives.
     pub place: NamePlace,
-    /// The host has an owner for it, too, that is not seen.
+    /// The host has an owner for it, too, that clients would see if nobody inside had the name.
     pub hides_host: bool,
 }
 
@@ -163,7 +163,7 @@ impl Hub {
                 .inside_owner(&name)
                 .map(|owner| owner.to_string())
                 .unwrap_or_default();
-            let hides_host = on_host(&name).is_some();
+            let hides_host = on_host(&name).is_some() && !self.host_name_is_hidden(&name);
             names.push(NameStatus {
                 name,
                 owner,

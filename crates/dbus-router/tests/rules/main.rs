@@ -12,3 +12,4 @@ mod registration;
 mod reload;
 mod remote;
 mod table;
+mod ways;

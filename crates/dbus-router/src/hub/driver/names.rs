@@ -126,7 +126,7 @@ impl Hub {
             }
         }
         if self.asks_host_about(call.id, name) {
-            return self.ask_host_driver(call.id, call.frame, Purpose::Plain, out);
+            return self.ask_host_driver(call.id, call.frame, Purpose::Queue, out);
         }
         let text = format!("Could not get owners of name '{name}': no such name");
         self.refuse(
