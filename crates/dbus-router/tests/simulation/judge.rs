@@ -707,6 +707,14 @@ impl World {
 
     /// Asks everybody about everything, and compares the answers with the model.
     pub fn probe(&mut self) -> Judged {
+        // Who did not read for a time has much to catch up with, and what the others are about to ask of it may be more
+        // than a receiver may have waiting: nobody can say whether it is there at the end of the questions.
+        for p in 0..self.programs.len() {
+            if self.programs[p].is_up() && self.programs[p].excused {
+                self.leave(p);
+            }
+        }
+        self.rest()?;
         let up: Vec<usize> = (0..self.programs.len())
             .filter(|p| self.programs[*p].is_up())
             .collect();
