@@ -53,6 +53,30 @@ pub struct Decision<'d> {
 }
 
 /// Is told of decisions and messages by a [`Router`](crate::Router), in the router's thread: it should be quick.
+///
+/// ```
+/// use std::sync::mpsc;
+///
+/// use dbus_router::{Config, Decision, Router, Ruling, Watcher};
+///
+/// /// Tells another thread of what was refused.
+/// struct Refusals(mpsc::Sender<String>);
+///
+/// impl Watcher for Refusals {
+///     fn decided(&mut self, decision: &Decision<'_>) {
+///         if decision.ruling != Ruling::Allowed {
+///             let about = decision.name.or(decision.destination).unwrap_or("everybody");
+///             let _ = self.0.send(format!("{} and {about}", decision.client));
+///         }
+///     }
+/// }
+///
+/// let mut router = Router::start(Config::default())?;
+/// let (sender, refusals) = mpsc::channel();
+/// router.watch(Box::new(Refusals(sender)));
+/// assert!(refusals.try_recv().is_err(), "nothing was refused yet");
+/// # Ok::<(), dbus_router::RouterError>(())
+/// ```
 pub trait Watcher: Send {
     /// Whether decisions are to be told at the moment; what is not asked for is not put together.
     fn wants_decisions(&self) -> bool {

@@ -1,8 +1,15 @@
 //! Routes the messages of D-Bus clients between two buses, so that a client sees one.
 //!
-//! [`Router`] is a router with sockets: give it a [`Config`], and run it. [`Hub`] is the whole protocol as a
-//! state machine without I/O, for those who drive it by other means; [`Policy`] says what of the host may be
-//! reached.
+//! [`Router`] is a router with sockets: give it a [`Config`], and run it. Without a host it is a message bus.
+//!
+//! - [`Policy`] and [`Rules`] say what of the host may be seen, reached and owned; [`InsideRules`] what clients may do
+//!   inside that are not trusted. [`Handle::set_policy`] replaces the rules while the router runs.
+//! - [`Handle`] controls a router from other threads, lets clients in that come by no socket
+//!   ([`Handle::connect_with`]), and answers names by functions of this process ([`Handle::serve`]).
+//! - A [`Watcher`] is told of each decision; [`Handle::status`] says who is connected and what was done.
+//! - [`Hub`] is the whole protocol as a state machine without I/O, for those who drive it by other means.
+//!
+//! Nothing here panics on what a client or a bus sends, keeps global state, or sets logging up: it logs by `tracing`.
 #![deny(unsafe_code)]
 
 mod bus_address;

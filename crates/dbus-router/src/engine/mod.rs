@@ -247,7 +247,24 @@ impl Handle {
     }
 
     /// From now on these are the rules, for clients that are connected, too: each message is judged by the old ones
-    /// or by the new. See [`Hub::set_policy`].
+    /// or by the new. Who watches a name is told when it can be seen from now on, or not any more. See
+    /// [`Hub::set_policy`].
+    ///
+    /// ```
+    /// use dbus_router::{Config, Policy, Router, Rules};
+    ///
+    /// let router = Router::start(Config::default())?;
+    /// let handle = router.handle();
+    /// let running = std::thread::spawn(move || router.run());
+    /// // Nothing of the host from here on.
+    /// handle.set_policy(Policy::from_rules(Rules::default()));
+    /// // Answered after that.
+    /// let status = handle.status().expect("it runs");
+    /// assert_eq!(status.host_bus, "none");
+    /// handle.stop();
+    /// running.join().expect("it does not panic")?;
+    /// # Ok::<(), dbus_router::RouterError>(())
+    /// ```
     pub fn set_policy(&self, policy: Policy) {
         self.send(Wish::SetPolicy(Box::new(policy)));
     }

@@ -82,6 +82,20 @@ impl<'m> Wish<'m> {
 }
 
 /// The rules of one router, and what is refused in spite of them.
+///
+/// [`Policy::new`] lets everything through but the names that hand over the host, as a container that one trusts
+/// needs it; [`Policy::from_rules`] lets through what [`Rules`] allow, as a sandbox does.
+///
+/// ```
+/// use dbus_router::{Access, NamePattern, Policy};
+///
+/// let mut policy = Policy::new();
+/// assert_eq!(policy.standing("org.freedesktop.Notifications").access, Access::Talk);
+/// assert!(policy.standing("org.freedesktop.systemd1").guarded);
+/// policy.allow(NamePattern::parse("org.freedesktop.systemd1")?);
+/// assert!(!policy.standing("org.freedesktop.systemd1").guarded);
+/// # Ok::<(), dbus_router::NamePatternError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Policy {
     refused: Vec<NamePattern>,

@@ -61,7 +61,37 @@ impl fmt::Display for RuleId {
     }
 }
 
-/// The rules of one router.
+/// The rules of one router. The default is none: the inside sees nothing of the host.
+///
+/// Notifications of the host may be shown, and one method of the window manager called:
+///
+/// ```
+/// use dbus_router::{Access, MemberRule, NamePattern, NameRule, Policy, RuleId, Rules};
+///
+/// let rule = |index, name: &str, access, calls: &[&str]| -> Result<NameRule, Box<dyn std::error::Error>> {
+///     Ok(NameRule {
+///         // What reports and decisions call the rule.
+///         id: RuleId { table: "filter", index, line: None },
+///         name: NamePattern::parse(name)?,
+///         access,
+///         lives_on_host: false,
+///         calls: calls.iter().map(|text| MemberRule::parse(text)).collect::<Result<_, _>>()?,
+///         broadcasts: Vec::new(),
+///     })
+/// };
+/// let policy = Policy::from_rules(Rules {
+///     names: vec![
+///         rule(0, "org.freedesktop.Notifications", Access::Talk, &[])?,
+///         rule(1, "org.kde.KWin", Access::Hidden, &["org.kde.KWin.*@/KWin"])?,
+///     ],
+///     ..Rules::default()
+/// });
+/// assert_eq!(policy.standing("org.freedesktop.Notifications").access, Access::Talk);
+/// // Who may call something of a name sees the name.
+/// assert_eq!(policy.standing("org.kde.KWin").access, Access::See);
+/// assert_eq!(policy.standing("org.freedesktop.secrets").access, Access::Hidden);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct Rules {
     /// Where names live that nobody owns and no rule mentions.

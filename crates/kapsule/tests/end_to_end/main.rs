@@ -32,7 +32,10 @@ fn a_container_from_create_to_rm() {
         ("upgrade and back", upgrade_and_back),
         ("a copy, stop and start", a_copy_stops_and_starts),
         ("a manifest", a_manifest_is_carried_out),
-        ("the default container", an_empty_name_is_the_default_container),
+        (
+            "the default container",
+            an_empty_name_is_the_default_container,
+        ),
         ("as distrobox", front_ends_of_distrobox_are_answered),
         ("others", others_are_asked_or_refused),
         ("rm", rm_takes_away_what_was_exported),
@@ -97,8 +100,8 @@ fn enter_at_a_terminal(rig: &Rig<'_>) {
 
 fn the_terminal_comes_back(rig: &Rig<'_>) {
     // Asked to end, it ends what is inside, and leaves the terminal as it was.
-    let mut terminal =
-        rig.at_a_terminal("stty -g; \"$kapsule\" enter work; echo \"status $?\"; stty -g; echo end");
+    let mut terminal = rig
+        .at_a_terminal("stty -g; \"$kapsule\" enter work; echo \"status $?\"; stty -g; echo end");
     let before = terminal.expect(PUSH);
     terminal.send("echo re''ady\n");
     terminal.expect("ready");
@@ -124,13 +127,35 @@ fn run_with_pipes(rig: &Rig<'_>) {
     assert_eq!(upper.success(), "HELLO\n");
     // Arguments arrive as they are given.
     let out = rig.alice(&[
-        "exec", "work", "printf", "[%s]", "a b", "\"; quotes'", "-c", "$HOME", "*", "",
+        "exec",
+        "work",
+        "printf",
+        "[%s]",
+        "a b",
+        "\"; quotes'",
+        "-c",
+        "$HOME",
+        "*",
+        "",
     ]);
     assert_eq!(out, "[a b][\"; quotes'][-c][$HOME][*][]");
-    let both = rig.kapsule(&ALICE, &["run", "work", "--", "sh", "-c", "echo out; echo err >&2"]);
-    assert_eq!((both.stdout.as_str(), both.stderr.as_str()), ("out\n", "err\n"));
+    let both = rig.kapsule(
+        &ALICE,
+        &["run", "work", "--", "sh", "-c", "echo out; echo err >&2"],
+    );
+    assert_eq!(
+        (both.stdout.as_str(), both.stderr.as_str()),
+        ("out\n", "err\n")
+    );
     // No pipe is too long, and none is cut short at its end.
-    let long = rig.alice(&["run", "work", "--", "sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x"]);
+    let long = rig.alice(&[
+        "run",
+        "work",
+        "--",
+        "sh",
+        "-c",
+        "head -c 3000000 /dev/zero | tr '\\0' x",
+    ]);
     assert_eq!(long.len(), 3_000_000);
     // stdin from the terminal, stdout to a pipe.
     let mut terminal = rig.at_a_terminal("\"$kapsule\" run work -- cat | sed s/^/got:/");
@@ -140,18 +165,29 @@ fn run_with_pipes(rig: &Rig<'_>) {
     let (status, rest) = terminal.wait();
     assert!(status.success(), "{rest}");
     // root inside, and where one is
-    assert_eq!(rig.alice(&["run", "--root", "work", "--", "id", "-u"]), "0\n");
-    assert_eq!(rig.alice(&["run", "--cwd", "/etc", "work", "--", "pwd"]), "/etc\n");
+    assert_eq!(
+        rig.alice(&["run", "--root", "work", "--", "id", "-u"]),
+        "0\n"
+    );
+    assert_eq!(
+        rig.alice(&["run", "--cwd", "/etc", "work", "--", "pwd"]),
+        "/etc\n"
+    );
     assert_eq!(rig.alice(&["run", "work", "--", "pwd"]), "/home/alice\n");
 }
 
 fn signals_and_statuses_pass(rig: &Rig<'_>) {
-    for (line, status) in [("exit 3", 3), ("kill -TERM $$", 143), ("exec no-such-thing", 127)] {
+    for (line, status) in [
+        ("exit 3", 3),
+        ("kill -TERM $$", 143),
+        ("exec no-such-thing", 127),
+    ] {
         let out = rig.kapsule(&ALICE, &["run", "work", "--", "sh", "-c", line]);
         assert_eq!(out.status.code(), Some(status), "{line}: {}", out.both());
     }
     let line = "trap 'echo got it; exit 9' TERM; echo ready; while :; do sleep 0.1; done";
-    let (mut process, mut lines) = rig::start_reading(rig, &["run", "work", "--", "sh", "-c", line]);
+    let (mut process, mut lines) =
+        rig::start_reading(rig, &["run", "work", "--", "sh", "-c", line]);
     lines.expect_line("the program's beginning", |line| line == "ready");
     process.signal(Signal::TERM);
     lines.expect_line("the program's answer", |line| line == "got it");
@@ -188,16 +224,23 @@ Name=Loud
 Exec=/usr/local/bin/hello --loud
 "#;
 
-const HELLO: &str = "#!/bin/sh\nprintf 'hello'; printf ' <%s>' \"$@\" \"$(cat /etc/hostname)\"; echo\n";
+const HELLO: &str =
+    "#!/bin/sh\nprintf 'hello'; printf ' <%s>' \"$@\" \"$(cat /etc/hostname)\"; echo\n";
 
 fn an_application_is_exported(rig: &Rig<'_>) {
     let desktop_file = "/usr/share/applications/org.example.Hello.desktop";
     write_inside(rig, desktop_file, "644", DESKTOP_FILE);
     write_inside(rig, "/usr/local/bin/hello", "755", HELLO);
     let icons = "/usr/share/icons/hicolor/scalable/apps";
-    write_inside(rig, &format!("{icons}/org.example.hello.svg"), "644", "<svg/>\n");
+    write_inside(
+        rig,
+        &format!("{icons}/org.example.hello.svg"),
+        "644",
+        "<svg/>\n",
+    );
 
-    let list: Value = serde_json::from_str(&rig.alice(&["export", "work", "--json"])).expect("JSON");
+    let list: Value =
+        serde_json::from_str(&rig.alice(&["export", "work", "--json"])).expect("JSON");
     assert_eq!(list["applications"][0]["id"], "org.example.Hello", "{list}");
     assert_eq!(list["applications"][0]["exported"], false, "{list}");
 
@@ -208,21 +251,31 @@ fn an_application_is_exported(rig: &Rig<'_>) {
     assert!(text.contains("Name[de]=Hallo (work)\n"), "{text}");
     assert!(!text.contains("SubstituteUID"), "{text}");
     let icon = "icons/hicolor/scalable/apps/kapsule-work-org.example.hello.svg";
-    assert!(text.contains("\nIcon=kapsule-work-org.example.hello\n"), "{text}");
+    assert!(
+        text.contains("\nIcon=kapsule-work-org.example.hello\n"),
+        "{text}"
+    );
     let icon = rig.in_home(".local/share").join(icon);
     assert_eq!(fs::read_to_string(icon).expect("the icon"), "<svg/>\n");
 
     // A menu starts it; GLib's rules for Exec are not ours, so what they agree on is right.
     let mut launch = rig.machine().command_as(&ALICE, "gio");
-    let inside = ALICE.home().join(".local/share/applications/work-org.example.Hello.desktop");
-    launch.args(["launch"]).arg(inside).arg("/etc/hosts").stdin(std::process::Stdio::null());
+    let inside = ALICE
+        .home()
+        .join(".local/share/applications/work-org.example.Hello.desktop");
+    launch
+        .args(["launch"])
+        .arg(inside)
+        .arg("/etc/hosts")
+        .stdin(std::process::Stdio::null());
     let (mut process, mut lines) =
         testbed::Process::start_reading_both(launch, "gio", &rig.machine().logs()).expect("gio");
     lines.expect_line("the application's greeting", |line| {
         line == "hello <--name> <some body> <file:///etc/hosts> <work>"
     });
     process.wait(Deadline::usual()).expect("it ends");
-    let list: Value = serde_json::from_str(&rig.alice(&["export", "work", "--json"])).expect("JSON");
+    let list: Value =
+        serde_json::from_str(&rig.alice(&["export", "work", "--json"])).expect("JSON");
     assert_eq!(list["applications"][0]["exported"], true, "{list}");
 }
 
@@ -233,7 +286,10 @@ fn a_program_is_exported(rig: &Rig<'_>) {
     let wrapper = "/home/alice/.local/bin/hello";
     let mut outside = rig.machine().command_as(&ALICE, wrapper);
     outside.args(["a b", "c"]);
-    assert_eq!(rig.machine().run(outside).success(), "hello <a b> <c> <work>\n");
+    assert_eq!(
+        rig.machine().run(outside).success(),
+        "hello <a b> <c> <work>\n"
+    );
     // The home is the same inside; there the wrapper is the program.
     let inside = rig.alice(&["run", "work", "--", wrapper, "x y"]);
     assert_eq!(inside, "hello <x y> <work>\n");
@@ -243,8 +299,15 @@ fn a_program_is_exported(rig: &Rig<'_>) {
     // What is not ours is not written over.
     fs::write(rig.in_home(".local/bin/env"), "mine\n").expect("the home is there");
     let taken = rig.kapsule(&ALICE, &["export", "work", "--bin", "/usr/bin/env"]);
-    assert!(taken.stderr.contains("is there already"), "{}", taken.both());
-    assert_eq!(fs::read_to_string(rig.in_home(".local/bin/env")).expect("it"), "mine\n");
+    assert!(
+        taken.stderr.contains("is there already"),
+        "{}",
+        taken.both()
+    );
+    assert_eq!(
+        fs::read_to_string(rig.in_home(".local/bin/env")).expect("it"),
+        "mine\n"
+    );
 }
 
 fn snapshot_and_restore(rig: &Rig<'_>) {
@@ -255,7 +318,10 @@ fn snapshot_and_restore(rig: &Rig<'_>) {
     assert_eq!(list[0]["name"], "before", "{list}");
     let out = rig.alice(&["restore", "work"]);
     assert!(out.contains("before"), "{out}");
-    let gone = rig.kapsule(&ALICE, &["run", "work", "--", "test", "-e", "/var/lib/mistake"]);
+    let gone = rig.kapsule(
+        &ALICE,
+        &["run", "work", "--", "test", "-e", "/var/lib/mistake"],
+    );
     assert_eq!(gone.status.code(), Some(1), "{}", gone.both());
     rig.alice(&["snapshot", "work", "before", "--delete"]);
     let none = rig.kapsule(&ALICE, &["restore", "work"]);
@@ -267,17 +333,26 @@ fn upgrade_and_back(rig: &Rig<'_>) {
     let line = "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*";
     rig.alice(&["run", "--root", "work", "--", "sh", "-c", line]);
     let out = rig.alice(&["upgrade", "work"]);
-    assert!(out.contains("work: upgraded; back: kapsule upgrade work --undo"), "{out}");
+    assert!(
+        out.contains("work: upgraded; back: kapsule upgrade work --undo"),
+        "{out}"
+    );
     rig.alice(&["run", "--root", "work", "--", "touch", "/var/lib/upgraded"]);
     rig.alice(&["upgrade", "work", "--undo"]);
-    let gone = rig.kapsule(&ALICE, &["run", "work", "--", "test", "-e", "/var/lib/upgraded"]);
+    let gone = rig.kapsule(
+        &ALICE,
+        &["run", "work", "--", "test", "-e", "/var/lib/upgraded"],
+    );
     assert_eq!(gone.status.code(), Some(1), "{}", gone.both());
 }
 
 fn a_copy_stops_and_starts(rig: &Rig<'_>) {
     rig.alice(&["clone", "work", "copy"]);
     rig.alice(&["start", "copy"]);
-    assert_eq!(rig.alice(&["run", "copy", "--", "cat", "/etc/hostname"]), "copy\n");
+    assert_eq!(
+        rig.alice(&["run", "copy", "--", "cat", "/etc/hostname"]),
+        "copy\n"
+    );
     rig.alice(&["stop", "copy", "--force"]);
     let running = rig.alice(&["list", "--running", "--quiet"]);
     assert_eq!(running, "work\n");
@@ -302,13 +377,22 @@ export-bin = ["/usr/bin/tac"]
     let dry = rig.alice(&["assemble", "boxes.toml", "--dry-run"]);
     assert!(dry.contains("box: would be made from trixie"), "{dry}");
     rig.alice(&["assemble", "boxes.toml"]);
-    assert_eq!(rig.alice(&["run", "box", "--", "cat", "/etc/marked"]), "from-the-manifest\n");
+    assert_eq!(
+        rig.alice(&["run", "box", "--", "cat", "/etc/marked"]),
+        "from-the-manifest\n"
+    );
     assert!(rig.in_home("was-run").exists(), "the home is shared");
-    assert!(rig.in_home(".local/bin/tac").exists(), "the program is exported");
+    assert!(
+        rig.in_home(".local/bin/tac").exists(),
+        "the program is exported"
+    );
     let again = rig.alice(&["assemble", "boxes.toml"]);
     assert_eq!(again, "box: is there already\n");
     rig.alice(&["assemble", "boxes.toml", "--delete"]);
-    assert!(!rig.in_home(".local/bin/tac").exists(), "what was exported is gone");
+    assert!(
+        !rig.in_home(".local/bin/tac").exists(),
+        "what was exported is gone"
+    );
 
     fs::write(rig.in_home("wrong.toml"), "[box]\nwith = [\"sound\"]\n").expect("the home is there");
     let wrong = rig.kapsule(&ALICE, &["assemble", "wrong.toml"]);
@@ -330,7 +414,10 @@ fn an_empty_name_is_the_default_container(rig: &Rig<'_>) {
     assert!(rig.alice(&["list", "--quiet"]).contains("den\n"));
     rig.alice(&["config", "default_container", "work"]);
     assert_eq!(rig.alice(&["config", "default_container"]), "work\n");
-    assert_eq!(rig.alice(&["run", "", "--", "cat", "/etc/hostname"]), "work\n");
+    assert_eq!(
+        rig.alice(&["run", "", "--", "cat", "/etc/hostname"]),
+        "work\n"
+    );
     rig.alice(&["config", "default_container", "--unset"]);
     assert_eq!(rig.alice(&["config", "default_container"]), "den\n");
     rig.alice(&["rm", "--force", "den"]);
@@ -345,16 +432,32 @@ fn front_ends_of_distrobox_are_answered(rig: &Rig<'_>) {
         rig.machine().run(command).success()
     };
     let list = distrobox(&["list", "--no-color"]);
-    let row: Vec<&str> = list.lines().nth(1).expect("a row").split('|').map(str::trim).collect();
+    let row: Vec<&str> = list
+        .lines()
+        .nth(1)
+        .expect("a row")
+        .split('|')
+        .map(str::trim)
+        .collect();
     assert_eq!(row[1..3], ["work", "Up"], "{list}");
-    assert_eq!(distrobox(&["enter", "work", "--", "cat", "/etc/hostname"]), "work\n");
+    assert_eq!(
+        distrobox(&["enter", "work", "--", "cat", "/etc/hostname"]),
+        "work\n"
+    );
     let mut terminal = rig.at_a_terminal("~/distrobox enter work");
     terminal.expect("\x1b]777;container;push;work;distrobox\x1b\\");
     terminal.send("exit\n");
     terminal.wait();
     // As front ends export and take back.
     let file = rig.in_home(".local/share/applications/work-org.example.Hello.desktop");
-    let export = ["enter", "work", "--", "distrobox-export", "--app", "org.example.Hello"];
+    let export = [
+        "enter",
+        "work",
+        "--",
+        "distrobox-export",
+        "--app",
+        "org.example.Hello",
+    ];
     distrobox(&[&export[..], &["--delete"]].concat());
     assert!(!file.exists());
     distrobox(&export);
