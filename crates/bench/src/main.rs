@@ -1,6 +1,7 @@
 //! Measures routers and buses beside each other: interleaved in one run, so that a machine that drifts hurts
 //! all alike. Figures are medians over rounds, and ratios to the blind relay (or to dbus-daemon, inside).
 
+mod dbus_broker;
 mod instructions;
 mod peer;
 mod process;
@@ -37,8 +38,8 @@ struct Cli {
     /// Only scenarios whose name contains this (repeatable).
     #[arg(long)]
     only: Vec<String>,
-    /// Only these subjects (repeatable): direct, relay, xdg-dbus-proxy, mux-local, mux-remote, router,
-    /// router-200-rules.
+    /// Only these subjects (repeatable): direct, dbus-broker, relay, xdg-dbus-proxy, mux-local, mux-remote,
+    /// router, router-200-rules.
     #[arg(long)]
     subject: Vec<String>,
     /// The multiplexer to measure.

@@ -51,7 +51,13 @@ pub struct Place {
 impl Peer {
     /// Connects and says Hello, step by step, as libdbus and GDBus do; some proxies know no other way.
     pub fn connect(path: &Path) -> Result<Peer> {
-        let socket = UnixStream::connect(path).map_err(wrong("connecting"))?;
+        let mut peer = Peer::over(UnixStream::connect(path).map_err(wrong("connecting"))?)?;
+        peer.hello()?;
+        Ok(peer)
+    }
+
+    /// Authenticates over a socket, and says no Hello.
+    pub fn over(socket: UnixStream) -> Result<Peer> {
         socket
             .set_read_timeout(Some(PATIENCE))
             .map_err(wrong("setting a limit"))?;
@@ -77,20 +83,16 @@ impl Peer {
         peer.expect_line("OK ")?;
         peer.send(b"NEGOTIATE_UNIX_FD\r\n")?;
         peer.expect_line("AGREE_UNIX_FD")?;
-        peer.send(
-            &[
-                b"BEGIN\r\n".as_slice(),
-                &driver_call("Hello", &Body::new(), 1),
-            ]
-            .concat(),
-        )?;
-        let answer = peer.reply_to(1)?;
-        peer.name = peer
-            .reader(answer)
-            .str()
-            .map_err(|it| it.to_string())?
-            .to_owned();
+        peer.send(b"BEGIN\r\n")?;
         Ok(peer)
+    }
+
+    fn hello(&mut self) -> Result<()> {
+        self.send(&driver_call("Hello", &Body::new(), 1))?;
+        let answer = self.reply_to(1)?;
+        let name = self.reader(answer).str().map_err(|it| it.to_string())?;
+        self.name = name.to_owned();
+        Ok(())
     }
 
     fn expect_line(&mut self, begin: &str) -> Result<()> {

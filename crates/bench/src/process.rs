@@ -18,16 +18,21 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program and waits for its socket.
-    pub fn start(mut command: Command, socket: &Path) -> Result<Process, String> {
-        let name = command.get_program().to_string_lossy().into_owned();
+    /// Starts a program.
+    pub fn spawn(mut command: Command) -> Result<Process, String> {
         let child = command
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .map_err(|error| format!("cannot start {name}: {error}"))?;
-        let mut process = Process { child };
+            .map_err(|error| format!("cannot start {:?}: {error}", command.get_program()))?;
+        Ok(Process { child })
+    }
+
+    /// Starts a program and waits for its socket.
+    pub fn start(mut command: Command, socket: &Path) -> Result<Process, String> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        command.stdin(Stdio::null());
+        let mut process = Process::spawn(command)?;
         let begin = Instant::now();
         while std::os::unix::net::UnixStream::connect(socket).is_err() {
             if let Ok(Some(status)) = process.child.try_wait() {

@@ -212,8 +212,8 @@ impl Report {
 
     /// The ratios as bars.
     pub fn svg(&self) -> String {
-        const COLOURS: [&str; 7] = [
-            "#888", "#bbb", "#d95f02", "#1b9e77", "#7570b3", "#66a61e", "#a6761d",
+        const COLOURS: [&str; 8] = [
+            "#888", "#e6ab02", "#bbb", "#d95f02", "#1b9e77", "#7570b3", "#66a61e", "#a6761d",
         ];
         const BAR: usize = 12;
         const LEFT: usize = 230;

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::dbus_broker;
+use crate::peer::Peer;
 use crate::process::{Counter, Process};
 use crate::scenario::ECHO;
 
@@ -18,7 +20,9 @@ const RULES: usize = 200;
 pub enum Kind {
     /// Programs connect to a dbus-daemon.
     Direct,
-    /// A blind relay in front of it.
+    /// Programs connect to a dbus-broker.
+    DbusBroker,
+    /// A blind relay in front of a dbus-daemon.
     Relay,
     /// xdg-dbus-proxy in front of it, without filters.
     XdgDbusProxy,
@@ -33,8 +37,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Direct,
+        Kind::DbusBroker,
         Kind::Relay,
         Kind::XdgDbusProxy,
         Kind::MuxLocal,
@@ -46,6 +51,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Kind::Direct => "direct",
+            Kind::DbusBroker => "dbus-broker",
             Kind::Relay => "relay",
             Kind::XdgDbusProxy => "xdg-dbus-proxy",
             Kind::MuxLocal => "mux-local",
@@ -57,8 +63,10 @@ impl Kind {
 
     /// Whether it can be measured here.
     pub fn is_here(self) -> bool {
-        if self != Kind::XdgDbusProxy {
-            return true;
+        match self {
+            Kind::DbusBroker => return dbus_broker::is_here(),
+            Kind::XdgDbusProxy => {}
+            _ => return true,
         }
         let version = Command::new("xdg-dbus-proxy")
             .arg("--version")
@@ -81,6 +89,7 @@ pub struct World {
     /// Whether this run counts system calls (and is not timed).
     counting: bool,
     _buses: Vec<Process>,
+    _controller: Option<Peer>,
     _dir: TempDir,
 }
 
@@ -190,17 +199,30 @@ pub fn start(kind: Kind, programs: &Programs, counting: bool) -> Result<World, S
         .map_err(|error| format!("cannot make a directory: {error}"))?;
     let at = |name: &str| dir.path().join(name);
     let (host, front, container) = (at("host"), at("front"), at("container"));
+    if kind == Kind::DbusBroker {
+        let broker = dbus_broker::start(&host)?;
+        return Ok(World {
+            inside: host.clone(),
+            host,
+            subject: broker.process,
+            counting,
+            _buses: Vec::new(),
+            _controller: Some(broker.controller),
+            _dir: dir,
+        });
+    }
     let mut buses = Vec::new();
     let bus = dbus_daemon(dir.path(), &host)?;
     let address = |path: &Path| format!("unix:path={}", path.display());
     let command = match kind {
-        Kind::Direct => {
+        Kind::Direct | Kind::DbusBroker => {
             return Ok(World {
                 inside: host.clone(),
                 host,
                 subject: bus,
                 counting,
                 _buses: buses,
+                _controller: None,
                 _dir: dir,
             });
         }
@@ -257,6 +279,7 @@ pub fn start(kind: Kind, programs: &Programs, counting: bool) -> Result<World, S
         subject,
         counting,
         _buses: buses,
+        _controller: None,
         _dir: dir,
     })
 }
