@@ -62,6 +62,9 @@ struct Cli {
     /// Write everything that was measured to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the tables to this file, as Markdown.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
     /// Draw the ratios into this file, as SVG.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -171,6 +174,8 @@ fn main() -> ExitCode {
     print!("{}", report.table());
     let written = [
         cli.json.map(|file| std::fs::write(file, report.json())),
+        cli.markdown
+            .map(|file| std::fs::write(file, report.markdown())),
         cli.svg.map(|file| std::fs::write(file, report.svg())),
     ];
     for result in written.into_iter().flatten() {

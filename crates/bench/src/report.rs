@@ -19,6 +19,11 @@ struct Row {
     cells: BTreeMap<Kind, Cell>,
 }
 
+struct Table {
+    title: &'static str,
+    rows: Vec<(&'static str, Vec<String>)>,
+}
+
 /// Everything that was measured.
 pub struct Report {
     kinds: Vec<Kind>,
@@ -105,41 +110,24 @@ impl Report {
         Some(row.cells.get(&kind)?.ns()? / base)
     }
 
-    /// For a person.
-    pub fn table(&self) -> String {
-        let mut out = String::new();
-        let mut line = |text: String| {
-            out.push_str(text.trim_end());
-            out.push('\n');
+    /// The tables: a title, and for each row its name and a cell for each subject.
+    fn tables(&self) -> Vec<Table> {
+        let times = |row: &Row| {
+            let cell = |kind: &Kind| match row.cells.get(kind) {
+                None => "-".to_owned(),
+                Some(cell) if cell.failure.is_some() => "FAILED".to_owned(),
+                Some(cell) => {
+                    let ratio = Report::ratio(row, *kind);
+                    let ratio = ratio.map_or(String::new(), |it| format!(" ({it:.2}×)"));
+                    format!("{}{ratio}", time(cell.ns().unwrap_or(0.0)))
+                }
+            };
+            (row.name, self.kinds.iter().map(cell).collect())
         };
-        let heads: String = self
-            .kinds
-            .iter()
-            .map(|kind| format!("{:>22}", kind.name()))
-            .collect();
-        let title = "\nTime for one call, delivery or connection (median), against the relay; inside: \
-                     against dbus-daemon";
-        line(title.to_owned());
-        line(format!("{:30}{heads}", ""));
-        for row in &self.rows {
-            let cells: String = self
-                .kinds
-                .iter()
-                .map(|kind| {
-                    let text = match row.cells.get(kind) {
-                        None => "-".to_owned(),
-                        Some(cell) if cell.failure.is_some() => "FAILED".to_owned(),
-                        Some(cell) => {
-                            let ratio = Report::ratio(row, *kind);
-                            let ratio = ratio.map_or(String::new(), |it| format!(" {it:>5.2}×"));
-                            format!("{}{ratio}", time(cell.ns().unwrap_or(0.0)))
-                        }
-                    };
-                    format!("{text:>22}")
-                })
-                .collect();
-            line(format!("{:30}{cells}", row.name));
-        }
+        let mut tables = vec![Table {
+            title: "Time for one call, delivery or connection",
+            rows: self.rows.iter().map(times).collect(),
+        }];
         type Get = fn(&Cell) -> Option<f64>;
         type Show = fn(f64) -> String;
         let more: [(&str, Get, Show); 4] = [
@@ -161,28 +149,60 @@ impl Report {
             ),
         ];
         for (title, get, show) in more {
-            line(format!("\n{title}"));
-            for row in &self.rows {
-                let values: Vec<Option<f64>> = self
-                    .kinds
-                    .iter()
-                    .map(|kind| row.cells.get(kind).and_then(get))
-                    .collect();
-                if values.iter().any(Option::is_some) {
-                    let cells: String = values
-                        .iter()
-                        .map(|it| format!("{:>22}", it.map_or("-".to_owned(), show)))
-                        .collect();
-                    line(format!("{:30}{cells}", row.name));
-                }
+            let rows = self.rows.iter().filter_map(|row| {
+                let values = self.kinds.iter().map(|kind| get(row.cells.get(kind)?));
+                let values: Vec<Option<f64>> = values.collect();
+                let shown = values.iter().map(|it| it.map_or("-".to_owned(), show));
+                let measured = values.iter().any(Option::is_some);
+                measured.then(|| (row.name, shown.collect()))
+            });
+            let rows: Vec<_> = rows.collect();
+            if !rows.is_empty() {
+                tables.push(Table { title, rows });
+            }
+        }
+        tables
+    }
+
+    /// For a person at a terminal.
+    pub fn table(&self) -> String {
+        const COLUMN: usize = 19;
+        let mut out =
+            String::from("\nMedians. Ratios are to the relay; inside, to dbus-daemon (direct).\n");
+        for table in self.tables() {
+            let heads = self.kinds.iter().map(|kind| kind.name().to_owned());
+            let first = ("", heads.collect());
+            let _ = writeln!(out, "\n{}", table.title);
+            for (name, cells) in std::iter::once(&first).chain(&table.rows) {
+                let cells: String = cells.iter().map(|it| format!("{it:>COLUMN$}")).collect();
+                let _ = writeln!(out, "{name:31}{cells}");
             }
         }
         for row in &self.rows {
             for (kind, cell) in &row.cells {
                 if let Some(problem) = &cell.failure {
-                    line(format!("FAILED {} on {}: {problem}", row.name, kind.name()));
+                    let _ = writeln!(out, "FAILED {} on {}: {problem}", row.name, kind.name());
                 }
             }
+        }
+        out
+    }
+
+    /// The same tables for a document.
+    pub fn markdown(&self) -> String {
+        let mut out = String::new();
+        for table in self.tables() {
+            let heads: String = self
+                .kinds
+                .iter()
+                .map(|kind| format!(" {} |", kind.name()))
+                .collect();
+            let lines = "---|".repeat(self.kinds.len());
+            let _ = writeln!(out, "## {}\n\n| |{heads}\n|---|{lines}", table.title);
+            for (name, cells) in &table.rows {
+                let _ = writeln!(out, "| {name} | {} |", cells.join(" | "));
+            }
+            out.push('\n');
         }
         out
     }
