@@ -83,14 +83,14 @@ impl Client {
         let mut stdin = stdin;
         // An empty text is the end of the stream.
         let _ = stdin.send(Message::text("")).await;
-        let (stdout, stderr, ended) = tokio::join!(
+        let (stdout, stderr, status) = tokio::join!(
             collect(stdout, &doing),
             collect(stderr, &doing),
-            operation.wait()
+            self.exit_status(&operation, &doing)
         );
         drop((stdin, control));
         Ok(Output {
-            status: exit_status(&ended?, &doing)?,
+            status: status?,
             stdout: stdout?,
             stderr: stderr?,
         })
@@ -194,6 +194,19 @@ impl Client {
         Ok((operation, secrets))
     }
 
+    /// An operation counts as failed if there is no such program; the status says so, too.
+    async fn exit_status(&self, operation: &Operation, doing: &str) -> Result<i32> {
+        match operation.wait().await {
+            Ok(ended) => exit_status(&ended, doing),
+            Err(error) => {
+                let ended = self.operation(operation.id()).await;
+                ended
+                    .and_then(|ended| exit_status(ended.state(), doing))
+                    .map_err(|_| error)
+            }
+        }
+    }
+
     async fn exec_socket(
         &self,
         operation: &Operation,
@@ -252,8 +265,10 @@ impl Interactive {
     pub async fn wait(mut self) -> Result<i32> {
         // Incus waits for that.
         let _ = self.data.close(None).await;
-        let ended = self.operation.wait().await?;
-        exit_status(&ended, "running a program")
+        let client = self.operation.client();
+        client
+            .exit_status(&self.operation, "running a program")
+            .await
     }
 }
 

@@ -158,6 +158,10 @@ impl Operation {
         Operation { client, state }
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Its identity, a UUID.
     pub fn id(&self) -> &str {
         &self.state.id
