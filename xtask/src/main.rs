@@ -1,5 +1,6 @@
 //! Tasks of this workspace: `cargo xtask --help` lists them.
 
+mod backports;
 mod bench;
 mod cargo;
 mod check;

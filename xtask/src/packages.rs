@@ -9,6 +9,7 @@ use std::process::Command;
 use testbed::Failure;
 use testbed::tools::{Packages, Tool};
 
+use crate::backports::Backports;
 use crate::{crates, steps};
 
 /// Looks for `tools`, and installs what is not here: after asking, or unasked with `--yes` or in CI.
@@ -44,6 +45,11 @@ pub fn provide(tools: &[&'static Tool], yes: bool) -> Result<(), Failure> {
         if root { "" } else { "sudo " },
         packages.iter().copied().collect::<Vec<_>>().join(" ")
     );
+    // apt's lists may be older than its sources, or not be there at all: then it is asked for more than is used.
+    let backports = Backports::wanted(&packages, &distribution.codename);
+    if let Some(backports) = &backports {
+        shown = format!("{shown}`, where it is needed {}, `", backports.shown());
+    }
     for program in crates::of(&missing) {
         shown = format!("{shown} && {}", crates::shown(program));
     }
@@ -51,7 +57,7 @@ pub fn provide(tools: &[&'static Tool], yes: bool) -> Result<(), Failure> {
         say_what_is_skipped(&missing);
         return Ok(());
     }
-    install(&packages, root)?;
+    install(&packages, &distribution.codename, root)?;
     crates::install(&crates::of(&missing_of(&missing)))?;
     say_what_is_skipped(&missing_of(&missing));
     Ok(())
@@ -96,7 +102,7 @@ fn agreed(shown: &str) -> bool {
     }
 }
 
-fn install(packages: &BTreeSet<&str>, root: bool) -> Result<(), Failure> {
+fn install(packages: &BTreeSet<&str>, codename: &str, root: bool) -> Result<(), Failure> {
     if !root {
         // Asks for the password now, with the terminal to itself.
         let status = Command::new("sudo")
@@ -124,6 +130,23 @@ fn install(packages: &BTreeSet<&str>, root: bool) -> Result<(), Failure> {
     )? {
         return Ok(());
     }
+    if let Some(backports) = Backports::wanted(packages, codename) {
+        let written = run_as_root(root, "add a source to apt's", &backports.writing())?;
+        if written
+            && apt(
+                root,
+                "fetch the package lists, again",
+                &["update".to_owned()],
+            )?
+            && apt(
+                root,
+                "install packages, with the new source",
+                &install_arguments(packages),
+            )?
+        {
+            return Ok(());
+        }
+    }
     // One that is not to be had must not cost the others.
     for package in packages {
         let one = BTreeSet::from([*package]);
@@ -148,6 +171,23 @@ fn install_arguments(packages: &BTreeSet<&str>) -> Vec<String> {
 
 /// Runs apt-get without questions; true if it went well. The log of what did not is shown.
 fn apt(root: bool, step: &str, arguments: &[String]) -> Result<bool, Failure> {
+    let mut line: Vec<String> = [
+        "DEBIAN_FRONTEND=noninteractive",
+        "apt-get",
+        // Another apt may be at work, as on a machine that has just been set up.
+        "-o",
+        "DPkg::Lock::Timeout=300",
+        "-o",
+        "Dpkg::Use-Pty=0",
+    ]
+    .map(str::to_owned)
+    .into();
+    line.extend_from_slice(arguments);
+    run_as_root(root, step, &line)
+}
+
+/// Runs a command line of `env`; true if it went well. The log of what did not is shown.
+fn run_as_root(root: bool, step: &str, line: &[String]) -> Result<bool, Failure> {
     let mut command = match root {
         true => Command::new("env"),
         false => {
@@ -156,11 +196,7 @@ fn apt(root: bool, step: &str, arguments: &[String]) -> Result<bool, Failure> {
             sudo
         }
     };
-    command
-        .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
-        // Another apt may be at work, as on a machine that has just been set up.
-        .args(["-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"])
-        .args(arguments);
+    command.args(line);
     let finished = steps::run(step, command, steps::last_line)?;
     if !finished.status.success() {
         finished.show_tail();
@@ -180,6 +216,8 @@ enum Family {
 struct Distribution {
     name: String,
     family: Family,
+    /// Of a release of Debian itself; empty elsewhere.
+    codename: String,
 }
 
 impl Distribution {
@@ -214,7 +252,15 @@ impl Distribution {
             name if name.is_empty() => "this distribution".to_owned(),
             name => name,
         };
-        Distribution { name, family }
+        let codename = match value("ID").as_str() {
+            "debian" => value("VERSION_CODENAME"),
+            _ => String::new(),
+        };
+        Distribution {
+            name,
+            family,
+            codename,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::process::{Command, ExitCode};
 
+use testbed::container_image::{TRIXIE, TRIXIE_PODMAN};
 use testbed::reference::{Installation, SUITES};
 use testbed::{Failure, Topology, tools};
 
@@ -35,6 +36,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     packages::provide(tools::ALL, arguments.yes)?;
     let mut tally = Tally::default();
+    images();
     if build(&mut tally)? {
         workspace(arguments.filter.as_deref(), &mut tally)?;
         if arguments.filter.is_none() {
@@ -61,6 +63,27 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
+}
+
+/// Makes what containers of the tests are made of, where that is not done yet: here it is a step that is seen,
+/// and no test waits for it. What cannot be had the tests say themselves.
+fn images() {
+    if !rustix::process::geteuid().is_root() || tools::INCUSD.find().is_none() {
+        return;
+    }
+    for recipe in [TRIXIE, TRIXIE_PODMAN] {
+        let step = format!(
+            "the containers' image {} (made once, then kept)",
+            recipe.alias
+        );
+        let made = steps::run_here(&step, || match recipe.provide() {
+            Ok(_) => Ok(()),
+            Err(trouble) => Err(Failure::new(trouble.to_string())),
+        });
+        if let Err(failure) = made {
+            eprintln!("{failure}");
+        }
+    }
 }
 
 fn harness() -> Harness {

@@ -41,7 +41,7 @@ pub enum Contents {
     File(Vec<u8>),
     /// Names.
     Directory(Vec<String>),
-    /// Where it points.
+    /// Where it points; Incus makes that an absolute path.
     Symlink(String),
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::cache;
 use crate::failure::Failure;
 use crate::processes::run_to_end;
 use crate::skip::Trouble;
@@ -84,7 +85,7 @@ impl Recipe {
     /// # Errors
     /// [`Trouble::Unable`] when mmdebstrap is missing, or fails: says what it said.
     pub fn provide(&self) -> Result<ImageFiles, Trouble> {
-        let cache = cache_dir()?;
+        let cache = cache::directory();
         fs::create_dir_all(&cache)
             .map_err(Failure::doing(format_args!("making {}", cache.display())))?;
         let name = format!("{}-{:016x}", self.alias, self.key());
@@ -164,21 +165,6 @@ printf 'architecture: %s\ncreation_date: 1\nproperties: {description: Debian %s 
 tar -cJf incus.tar.xz metadata.yaml
 rm metadata.yaml
 "#;
-
-fn cache_dir() -> Result<PathBuf, Failure> {
-    let absolute = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-    match cache {
-        Some(cache) => Ok(cache.join("kapsule-tests")),
-        None => Err(Failure::new(
-            "neither XDG_CACHE_HOME nor HOME is set: there is no place to keep images in",
-        )),
-    }
-}
 
 /// The mirror that apt has Debian from, or Debian's own.
 pub fn debian_mirror() -> String {

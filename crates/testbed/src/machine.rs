@@ -295,12 +295,17 @@ or_end ip link set lo up
 or_end mount -t sysfs sysfs /sys
 or_end mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t securityfs securityfs /sys/kernel/security 2>/dev/null
-or_end mount --bind "$programs" "$dir/run/kapsule-programs"
+# What is not the test's own is there to be read: nothing that runs inside can harm it.
+read_only() {
+    or_end mount --bind "$1" "$2"
+    or_end mount -o remount,bind,ro "$2"
+}
+read_only "$programs" "$dir/run/kapsule-programs"
 for home in /home/*/; do
     name=${home#/home/}
     name=${name%/}
     case " $* *" in *" $name "*) continue ;; esac
-    [ -d "$home" ] && mkdir -p "$dir/home/$name" && mount --rbind "$home" "$dir/home/$name"
+    [ -d "$home" ] && mkdir -p "$dir/home/$name" && read_only "$home" "$dir/home/$name"
 done
 or_end mount --rbind "$dir/home" /home
 or_end mount --bind "$dir/etc" /etc

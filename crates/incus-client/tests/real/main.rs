@@ -295,7 +295,10 @@ async fn programs_and_files_inside(client: &Client) {
         .read_file("work", "/srv/dir/link")
         .await
         .expect("it is there");
-    assert_eq!(link.contents, Contents::Symlink("a?b c".to_owned()));
+    assert_eq!(
+        link.contents,
+        Contents::Symlink("/srv/dir/a?b c".to_owned())
+    );
     client
         .delete_file("work", "/srv/dir/link")
         .await
