@@ -267,6 +267,23 @@ impl Client {
             .await
     }
 
+    /// Sets some of an image's properties; the others stay.
+    ///
+    /// `PATCH /1.0/images/FINGERPRINT`
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn set_image_properties(
+        &self,
+        fingerprint: &str,
+        properties: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let doing = format!("writing down what is known of the image {fingerprint}");
+        let body = serde_json::json!({ "properties": properties });
+        self.tell(Call::patch(&["images", fingerprint], doing).json(&body)?)
+            .await
+    }
+
     /// Deletes an image. Instances made of it stay.
     ///
     /// `DELETE /1.0/images/FINGERPRINT`
