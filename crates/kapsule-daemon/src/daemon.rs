@@ -100,10 +100,15 @@ impl Daemon {
         Ok(container)
     }
 
+    /// Whether it is still being made, or the making was left half-done.
+    pub(crate) fn is_half_made(&self, container: &Container) -> bool {
+        container.is_unfinished() || self.is_loading(&container.name)
+    }
+
     /// A container that is not one which is still being made.
     async fn finished(&self, name: &ContainerName) -> Result<Container> {
         let container = self.incus.get(name).await?;
-        if !container.is_unfinished() {
+        if !self.is_half_made(&container) {
             return Ok(container);
         }
         if self.operations.is_busy(&Target::container(name)) {
@@ -124,7 +129,7 @@ impl Daemon {
         Ok(containers
             .iter()
             .filter(|c| c.owner.is_some() && (c.owner == Some(caller.uid) || caller.is_root()))
-            .filter(|c| !c.is_unfinished())
+            .filter(|c| !self.is_half_made(c))
             .map(row)
             .collect())
     }
@@ -137,7 +142,7 @@ impl Daemon {
         let containers = self.incus.list().await?;
         containers
             .iter()
-            .filter(|c| !c.is_unfinished())
+            .filter(|c| !self.is_half_made(c))
             .map(|c| describe(c, caller))
             .collect()
     }
@@ -347,7 +352,7 @@ impl Daemon {
             let found = self.incus.find_with_init(&wanted).await?;
             let target = Target::container(&wanted);
             let container = match found {
-                Some(container) if !container.is_unfinished() => container,
+                Some(container) if !self.is_half_made(&container) => container,
                 _ if self.operations.is_busy(&target) => {
                     self.operations.wait_until_free(&target).await;
                     continue;

@@ -6,6 +6,7 @@
 
 pub mod account;
 pub mod authority;
+pub mod backup;
 pub mod caller;
 pub mod config;
 pub mod container;

@@ -92,11 +92,11 @@ impl Daemon {
     }
 
     /// Whether a name is free. What was left half-made under it is removed.
-    async fn is_free(&self, name: &ContainerName) -> Result<()> {
+    pub(crate) async fn is_free(&self, name: &ContainerName) -> Result<()> {
         let Some(found) = self.incus.find(name).await? else {
             return Ok(());
         };
-        if found.is_unfinished() && !self.operations.is_busy(&Target::container(name)) {
+        if self.is_half_made(&found) && !self.operations.is_busy(&Target::container(name)) {
             self.sweep().await;
             if self.incus.find(name).await?.is_none() {
                 return Ok(());
@@ -110,7 +110,7 @@ impl Daemon {
             caller,
             name,
             image,
-            options,
+            mut options,
             features,
             wishes,
         } = wanted;
@@ -119,6 +119,14 @@ impl Daemon {
         }
         let found = self.obtain_image(progress, &image).await?;
         let image_wishes = found.wishes(&options)?;
+        for unknown in &image_wishes.unknown {
+            progress
+                .message(
+                    Line::Warning,
+                    format!("the image requires {unknown}, which is not known here"),
+                )
+                .await;
+        }
         let chosen = features.choose(&[
             (&image_wishes.with, &image_wishes.without),
             (&wishes.with, &wishes.without),
@@ -144,7 +152,7 @@ impl Daemon {
                 .await;
         }
         let token = token(progress);
-        let mut instance = InstanceCreate::new(name.as_str(), found.source.clone());
+        let mut instance = InstanceCreate::new(name.as_str(), found.source());
         instance.config = plan.config;
         instance.config.insert(UNFINISHED.to_owned(), token.clone());
         instance.devices = plan.devices;
@@ -315,6 +323,7 @@ impl Daemon {
     /// Removes what operations that do not run any more have left half-made, and directories of containers that are
     /// not there.
     pub async fn sweep(&self) {
+        self.sweep_loading().await;
         let containers = match self.incus.list().await {
             Ok(containers) => containers,
             Err(problem) => {

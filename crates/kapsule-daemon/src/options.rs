@@ -159,6 +159,26 @@ impl CreateOptions {
         Ok(out)
     }
 
+    /// Adds the directories that an image wishes. Those that the caller has not are left out; gives what is to be said of
+    /// that.
+    pub fn add_mounts(&mut self, caller: &Caller, wishes: &[String]) -> Vec<String> {
+        let mut notes = Vec::new();
+        for wish in wishes {
+            match mount(caller, wish) {
+                Ok(mount) if self.mounts.iter().all(|known| known.path != mount.path) => {
+                    self.mounts.push(mount);
+                }
+                Ok(_) => {}
+                Err(error) => notes.push(format!(
+                    "left out: the image wishes {}, and {}",
+                    quoted(wish),
+                    error.text()
+                )),
+            }
+        }
+        notes
+    }
+
     fn wish(&mut self, feature: &str, on: bool) {
         let list = if on {
             &mut self.with
