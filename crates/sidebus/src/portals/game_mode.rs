@@ -1,6 +1,7 @@
 //! GameMode: the guest's processes are not the host's, so the broker plays in their place.
 //!
-//! The host's daemon counts processes. Ours is registered while any of the guest's is.
+//! The host's daemon counts processes. Ours is registered while any of the guest's is. The daemon is called as programs
+//! of the host do it: its portal is for sandboxed ones, and maps their processes (1.16 refuses all others).
 
 use std::collections::HashSet;
 
@@ -8,7 +9,6 @@ use tokio::sync::Mutex;
 
 use super::host::Host;
 use super::refusal::Refusal;
-use super::table::Interface;
 use super::values::Value;
 use zbus::Variant;
 
@@ -27,7 +27,6 @@ impl Games {
     pub async fn call(
         &self,
         host: &Host,
-        interface: &'static Interface,
         client: &str,
         method: &str,
         arguments: &[Value],
@@ -46,7 +45,7 @@ impl Games {
                     -1
                 } else {
                     let result = match games.is_empty() {
-                        true => ask(host, interface, "RegisterGame").await?,
+                        true => ask(host, "RegisterGame").await?,
                         false => 0,
                     };
                     if result == 0 {
@@ -59,12 +58,12 @@ impl Games {
                 if !games.remove(&game) {
                     -1
                 } else if games.is_empty() {
-                    ask(host, interface, "UnregisterGame").await?
+                    ask(host, "UnregisterGame").await?
                 } else {
                     0
                 }
             }
-            _ => match ask(host, interface, "QueryStatus").await? {
+            _ => match ask(host, "QueryStatus").await? {
                 // Active, and for the process that asks: that is ours.
                 2 if !games.contains(&game) => 1,
                 other => other,
@@ -74,23 +73,31 @@ impl Games {
     }
 
     /// A client has gone, and its games with it.
-    pub async fn forget(&self, host: &Host, interface: &'static Interface, client: &str) {
+    pub async fn forget(&self, host: &Host, client: &str) {
         let mut games = self.0.lock().await;
         let before = games.len();
         games.retain(|(other, _)| other != client);
         if before > 0
             && games.is_empty()
-            && let Err(refusal) = ask(host, interface, "UnregisterGame").await
+            && let Err(refusal) = ask(host, "UnregisterGame").await
         {
             tracing::debug!(%refusal, "the host's GameMode does not let go");
         }
     }
 }
 
-async fn ask(host: &Host, interface: &'static Interface, method: &str) -> Result<i32, Refusal> {
+async fn ask(host: &Host, method: &str) -> Result<i32, Refusal> {
     // A process of a system with 22 bits for them.
     let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
-    let answer = host.call(interface, method, vec![Value::from(pid)]).await?;
+    let answer = host
+        .call(
+            "com.feralinteractive.GameMode",
+            "/com/feralinteractive/GameMode",
+            "com.feralinteractive.GameMode",
+            method,
+            vec![Value::from(pid)],
+        )
+        .await?;
     match answer.first() {
         Some(Variant::I32(result)) => Ok(*result),
         _ => Err(Refusal::failed("the host's GameMode gave no number")),

@@ -373,7 +373,6 @@ impl Guest {
                     .games
                     .call(
                         &self.shared.host,
-                        interface,
                         &self.client.name,
                         method.name,
                         &arguments,
@@ -1189,12 +1188,10 @@ impl Guest {
         for (_, host, _) in self.sessions.drain() {
             self.close_on_host(Kind::Session, &host).await;
         }
-        if let Some(interface) = table::interface("org.freedesktop.portal.GameMode") {
-            self.shared
-                .games
-                .forget(&self.shared.host, interface, &self.client.name)
-                .await;
-        }
+        self.shared
+            .games
+            .forget(&self.shared.host, &self.client.name)
+            .await;
     }
 
     // ── To the guest ──

@@ -81,23 +81,14 @@ impl Host {
         })
     }
 
-    /// Calls a method of an interface, as the broker itself.
+    /// Calls a method of a program of the host, as the broker itself.
     ///
     /// # Errors
     /// The host cannot be reached, or answers with an error.
     pub async fn call(
         &self,
-        interface: &Interface,
-        method: &str,
-        arguments: Vec<Value>,
-    ) -> Result<Vec<Value>, Refusal> {
-        self.call_at(interface, interface.name, method, arguments)
-            .await
-    }
-
-    async fn call_at(
-        &self,
-        at: &Interface,
+        destination: &str,
+        path: &str,
         interface: &str,
         method: &str,
         arguments: Vec<Value>,
@@ -113,13 +104,7 @@ impl Host {
             .build()
             .map_err(failed)?;
         let answer = connection
-            .call_method(
-                Some(at.service.name()),
-                at.service.path(),
-                Some(interface),
-                method,
-                &structure,
-            )
+            .call_method(Some(destination), path, Some(interface), method, &structure)
             .await
             .map_err(failed)?;
         values::arguments(&answer)
@@ -132,8 +117,9 @@ impl Host {
     pub async fn property(&self, interface: &Interface, name: &str) -> Result<Value, Refusal> {
         let arguments = vec![Value::from(interface.name), Value::from(name.to_owned())];
         let answer = self
-            .call_at(
-                interface,
+            .call(
+                interface.service.name(),
+                interface.service.path(),
                 "org.freedesktop.DBus.Properties",
                 "Get",
                 arguments,

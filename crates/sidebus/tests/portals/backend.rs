@@ -297,3 +297,13 @@ fn settings() -> Value {
     }
     Variant::Dict(all)
 }
+
+/// An array of values of this type.
+pub fn array(signature: &str, items: Vec<Value>) -> Value {
+    let signature = Signature::try_from(signature).expect("a signature");
+    let mut array = zbus::Array::new(&signature);
+    for item in items {
+        array.append(item).expect("a value of that type");
+    }
+    Variant::Array(array)
+}

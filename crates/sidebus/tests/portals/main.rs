@@ -8,9 +8,13 @@ mod backend;
 mod client;
 mod desktop;
 mod file_chooser;
+mod files_by_descriptor;
 mod gone;
 mod machine;
+mod monitors;
+mod notification;
 mod requests;
+mod sessions;
 mod settings;
 
 use std::time::Duration;
