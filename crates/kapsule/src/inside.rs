@@ -81,18 +81,28 @@ pub async fn run(manager: &Manager, program: &Program) -> Result<u8> {
             "--tty needs a terminal on stdin and stdout".to_owned(),
         ));
     }
+    // Before anything is started: from its first moment a program inside gets the signals that we get.
+    let mut signals = signals()?;
     let mut may_ask = true;
     loop {
-        let started = match on_terminal {
-            true => Started::OnTerminal(open_shell(manager, &name, program).await),
-            false => Started::WithStreams(run_command(manager, &name, program).await),
+        let start = async {
+            match on_terminal {
+                true => Started::OnTerminal(open_shell(manager, &name, program).await),
+                false => Started::WithStreams(run_command(manager, &name, program).await),
+            }
+        };
+        let started = tokio::select! {
+            biased;
+            started = start => started,
+            // There is nobody yet to pass it on to; what is being started ends with our connection.
+            number = fatal(&mut signals) => return Ok(exit_status(128 + number)),
         };
         let error = match started {
             Started::OnTerminal(Ok((pty, session))) => {
-                return on_terminal_of_its_own(&name, program.mark, pty, &session).await;
+                return on_terminal_of_its_own(&name, program.mark, pty, &session, signals).await;
             }
             Started::WithStreams(Ok((session, relays))) => {
-                return with_our_streams(&session, relays).await;
+                return with_our_streams(&session, relays, signals).await;
             }
             Started::OnTerminal(Err(error)) => error,
             Started::WithStreams(Err(error)) => error,
@@ -122,6 +132,8 @@ pub async fn run(manager: &Manager, program: &Program) -> Result<u8> {
             return Err(error);
         }
         may_ask = false;
+        // Those in the meantime were for what was done in it.
+        while signals.try_recv().is_ok() {}
     }
 }
 
@@ -186,10 +198,19 @@ fn options(program: &Program) -> Options<'static> {
     options
 }
 
-/// Tells of the signals that are sent to us.
-fn signals(kinds: &[SignalKind]) -> Result<mpsc::Receiver<SignalKind>> {
-    let (tell, told) = mpsc::channel(16);
-    for kind in kinds.iter().copied() {
+/// The signals that are passed on, or that change the terminal.
+fn signals() -> Result<mpsc::Receiver<SignalKind>> {
+    let (tell, told) = mpsc::channel(64);
+    for kind in [
+        SignalKind::window_change(),
+        SignalKind::hangup(),
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::quit(),
+        SignalKind::user_defined1(),
+        SignalKind::user_defined2(),
+        stop(),
+    ] {
         let mut signal = signal(kind).map_err(Error::doing("listening for signals"))?;
         let tell = tell.clone();
         tokio::spawn(async move {
@@ -203,6 +224,33 @@ fn signals(kinds: &[SignalKind]) -> Result<mpsc::Receiver<SignalKind>> {
     Ok(told)
 }
 
+/// What Ctrl-Z is on a terminal that is not raw.
+fn stop() -> SignalKind {
+    SignalKind::from_raw(Signal::TSTP.as_raw())
+}
+
+/// Waits for a signal that ends us: its number.
+async fn fatal(signals: &mut mpsc::Receiver<SignalKind>) -> i32 {
+    loop {
+        match signals.recv().await {
+            Some(kind) if kind == stop() => stop_ourselves(),
+            Some(kind)
+                if [
+                    SignalKind::hangup(),
+                    SignalKind::terminate(),
+                    SignalKind::interrupt(),
+                    SignalKind::quit(),
+                ]
+                .contains(&kind) =>
+            {
+                return kind.as_raw_value();
+            }
+            Some(_) => {}
+            None => pending().await,
+        }
+    }
+}
+
 fn stop_ourselves() {
     // A process may always stop itself.
     let _ = kill_process(getpid(), Signal::STOP);
@@ -213,18 +261,8 @@ async fn on_terminal_of_its_own(
     mark: MarkType,
     pty: OwnedFd,
     session: &Session,
+    mut signals: mpsc::Receiver<SignalKind>,
 ) -> Result<u8> {
-    let stop = SignalKind::from_raw(Signal::TSTP.as_raw());
-    let mut signals = signals(&[
-        SignalKind::window_change(),
-        SignalKind::hangup(),
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::quit(),
-        SignalKind::user_defined1(),
-        SignalKind::user_defined2(),
-        stop,
-    ])?;
     let side = pty
         .try_clone()
         .map_err(Error::doing("preparing the terminal"))?;
@@ -268,7 +306,7 @@ async fn on_terminal_of_its_own(
             Some(kind) = signals.recv() => {
                 if kind == SignalKind::window_change() {
                     resize();
-                } else if kind == stop {
+                } else if kind == stop() {
                     raw_mode.suspend();
                     stop_ourselves();
                     let _ = raw_mode.again();
@@ -338,25 +376,22 @@ async fn run_command(
     Ok((session, relays))
 }
 
-async fn with_our_streams(session: &Session, relays: Vec<Relay>) -> Result<u8> {
-    let stop = SignalKind::from_raw(Signal::TSTP.as_raw());
-    let mut signals = signals(&[
-        SignalKind::hangup(),
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::quit(),
-        SignalKind::user_defined1(),
-        SignalKind::user_defined2(),
-        stop,
-    ])?;
+async fn with_our_streams(
+    session: &Session,
+    relays: Vec<Relay>,
+    mut signals: mpsc::Receiver<SignalKind>,
+) -> Result<u8> {
     let waiting = session.wait();
     tokio::pin!(waiting);
     let status = loop {
         tokio::select! {
             status = &mut waiting => break status,
             Some(kind) = signals.recv() => {
+                if kind == SignalKind::window_change() {
+                    continue;
+                }
                 let _ = session.signal(kind.as_raw_value()).await;
-                if kind == stop {
+                if kind == stop() {
                     stop_ourselves();
                     let _ = session.signal(Signal::CONT.as_raw()).await;
                 }

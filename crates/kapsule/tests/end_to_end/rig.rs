@@ -1,11 +1,11 @@
 //! A machine with Incus, polkitd, the daemon, and people who type commands.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use testbed::machine::{ALICE, BOB, CAROL, User};
+use testbed::machine::{ALICE, User};
 use testbed::{
     Deadline, Failure, Incus, IncusOptions, Line, Machine, Output, Process, SystemBus,
     SystemBusOptions, Terminal, Trouble, run_to_end,
@@ -32,7 +32,7 @@ pub struct Rig<'machine> {
     machine: &'machine Machine,
     _kapsuled: Process,
     _incus: Incus<'machine>,
-    bus: SystemBus<'machine>,
+    _bus: SystemBus<'machine>,
 }
 
 fn data(file: &str) -> PathBuf {
@@ -56,18 +56,13 @@ impl<'machine> Rig<'machine> {
             machine,
             _kapsuled: kapsuled,
             _incus: incus,
-            bus,
+            _bus: bus,
         })
     }
 
     /// The machine.
     pub fn machine(&self) -> &'machine Machine {
         self.machine
-    }
-
-    /// The system bus.
-    pub fn bus(&self) -> &SystemBus<'machine> {
-        &self.bus
     }
 
     /// Where the program is, as seen from inside the machine.
@@ -138,16 +133,16 @@ fn start_daemon(machine: &Machine, incus: &Incus<'_>) -> Result<Process, Failure
     let profiles = fs::canonicalize(data("profiles"))
         .map_err(Failure::doing("looking for the profiles of the features"))?;
     let mux = machine.program("kapsule-dbus-mux").unwrap_or_default();
-    let config = machine.dir().write(
-        "run/kapsule.toml",
-        format!(
-            "default_image = \"trixie\"\n\
-             default_container = \"den\"\n\
-             profile_directories = [{profiles:?}]\n\
-             subid_files = []\n\
-             mux_program = {mux:?}\n"
-        ),
+    let config = Path::new("/run/kapsule.toml");
+    let text = format!(
+        "default_image = \"trixie\"\n\
+         default_container = \"den\"\n\
+         profile_directories = [{profiles:?}]\n\
+         subid_files = []\n\
+         mux_program = {mux:?}\n"
     );
+    fs::write(machine.outside(config), text)
+        .map_err(Failure::doing("writing the daemon's configuration"))?;
     let mut command = machine.command(machine.program("kapsuled")?);
     command
         .arg("--incus-socket")
@@ -173,13 +168,3 @@ pub fn start_reading(rig: &Rig<'_>, arguments: &[&str]) -> (Process, testbed::Li
     Process::start_reading(command, "kapsule", &rig.machine().logs())
         .unwrap_or_else(|failure| panic!("{failure}"))
 }
-
-/// A file of a test that is written to.
-pub fn new_file(rig: &Rig<'_>, name: &str) -> (PathBuf, File) {
-    let path = rig.machine().dir().write(name, "");
-    let file = File::create(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    (path, file)
-}
-
-/// Those who have accounts, for messages.
-pub const PEOPLE: [User; 3] = [ALICE, BOB, CAROL];
