@@ -244,17 +244,12 @@ impl Local {
         Ok(())
     }
 
-    /// Waits until nobody can read what is written.
+    /// Waits until nobody can read what is written to a pipe. (Of a socket one learns it by writing.) Whether it can be
+    /// written must not be touched here: it is told once only.
     async fn broken(&self) {
-        loop {
-            let Ok(mut ready) = self.fd.ready(Interest::ERROR | Interest::WRITABLE).await else {
-                return;
-            };
-            let state = ready.ready();
-            if state.is_error() || state.is_write_closed() {
-                return;
-            }
-            ready.clear_ready_matching(state);
+        // What cannot be watched is found out by writing.
+        if self.socket || self.fd.ready(Interest::ERROR).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
