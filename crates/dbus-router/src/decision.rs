@@ -6,13 +6,16 @@ use dbus_wire::header::Header;
 use crate::policy::RuleId;
 use crate::port::Port;
 
-/// Which way a message crosses the boundary.
+/// Which way a message goes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Direction {
     /// From a client to the host.
     ToHost,
     /// From the host to a client.
     FromHost,
+    /// Between clients, or between a client and the bus inside. What [`InsideRules`](crate::InsideRules) refuse is told
+    /// of, and nothing else.
+    Inside,
 }
 
 /// What was decided.
@@ -26,7 +29,7 @@ pub enum Ruling {
     Hidden,
 }
 
-/// One decision about one message, or about one call to the driver that is about a name of the host.
+/// One decision about one message, or about one call to the driver.
 #[derive(Clone, Copy, Debug)]
 pub struct Decision<'d> {
     /// The unique name of the client.

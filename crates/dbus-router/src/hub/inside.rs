@@ -25,10 +25,20 @@ impl Hub {
         self.config.inside.activate || self.is_trusted(id)
     }
 
-    fn forbid(&mut self, id: SessionId, call: &Header<'_>, text: &str, out: &mut dyn Outbox) {
+    /// Refuses a message by one of the rules for the inside, which is about `name` if about any.
+    fn forbid(
+        &mut self,
+        id: SessionId,
+        message: &Header<'_>,
+        rule: &'static str,
+        name: Option<&str>,
+        text: &str,
+        out: &mut dyn Outbox,
+    ) {
         self.counters.refused += 1;
+        self.report_inside(id, message, name, rule, out);
         tracing::info!(client = %id, text, "refused inside");
-        self.refuse(id, call, error_names::ACCESS_DENIED, text, out);
+        self.refuse(id, message, error_names::ACCESS_DENIED, text, out);
     }
 
     pub(super) fn refuse_peer(
@@ -42,7 +52,8 @@ impl Hub {
             "This program may not send messages to {destination}: neither of the two is trusted \
              (inside.peers)"
         );
-        self.forbid(from, header, &text, out);
+        let name = Some(destination);
+        self.forbid(from, header, "inside.peers", name, &text, out);
     }
 
     pub(super) fn refuse_start(
@@ -53,7 +64,7 @@ impl Hub {
         out: &mut dyn Outbox,
     ) {
         let text = format!("This program may not start {name} (inside.activate)");
-        self.forbid(from, header, &text, out);
+        self.forbid(from, header, "inside.activate", Some(name), &text, out);
     }
 
     /// Refuses a name that the rules keep from a client.
@@ -70,8 +81,9 @@ impl Hub {
         let Err(why) = self.config.inside.may_own(name) else {
             return false;
         };
+        let rule = why.rule();
         let text = format!("{name} may not be owned by this program: {why}");
-        self.forbid(id, &frame.header, &text, out);
+        self.forbid(id, &frame.header, rule, Some(name), &text, out);
         true
     }
 
@@ -81,7 +93,8 @@ impl Hub {
             return false;
         }
         let text = "This program may not have match rules with eavesdrop='true' (inside.eavesdrop)";
-        self.forbid(call.id, call.header(), text, out);
+        let rule = "inside.eavesdrop";
+        self.forbid(call.id, call.header(), rule, None, text, out);
         true
     }
 
@@ -110,7 +123,7 @@ impl Hub {
             return false;
         }
         let text = format!("This program may not call {member} of the bus ({rule})");
-        self.forbid(call.id, call.header(), &text, out);
+        self.forbid(call.id, call.header(), rule, None, &text, out);
         true
     }
 

@@ -178,6 +178,30 @@ impl Hub {
         self.report_about_name(call.id, call.header(), name, rule, ruling, out);
     }
 
+    /// A client's message inside, or its call to the driver, was refused by one of the rules for the inside.
+    pub(super) fn report_inside(
+        &self,
+        from: SessionId,
+        header: &Header<'_>,
+        name: Option<&str>,
+        rule: &'static str,
+        out: &mut dyn Outbox,
+    ) {
+        if out.wants_decisions() {
+            let rule = RuleId {
+                table: rule,
+                index: 0,
+                line: None,
+            };
+            let (direction, to) = (Direction::Inside, header.destination);
+            let ruling = match header.kind {
+                MessageType::MethodCall => Ruling::Refused,
+                _ => Ruling::Hidden,
+            };
+            self.report(from, direction, header, to, name, Some(rule), ruling, out);
+        }
+    }
+
     /// A call or signal of the host's to a client was judged.
     pub(super) fn report_from_host(
         &self,

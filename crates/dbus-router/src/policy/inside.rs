@@ -79,6 +79,17 @@ pub enum Withheld<'r> {
     NotOwnable,
 }
 
+impl Withheld<'_> {
+    /// The rule's name: `inside.reserved`, `inside.awaited` or `inside.own`.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Withheld::Reserved(_) => "inside.reserved",
+            Withheld::Awaited => "inside.awaited",
+            Withheld::NotOwnable => "inside.own",
+        }
+    }
+}
+
 impl fmt::Display for Withheld<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -40,7 +40,7 @@ impl Access {
 /// Where a rule stands, for reports.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RuleId {
-    /// The table: `host_routes`, `filter`, `--talk`…
+    /// The table: `host_routes`, `filter`, `--talk`…, or a single rule: `inside.peers`.
     pub table: &'static str,
     /// Its place in the table, from 0.
     pub index: usize,
@@ -50,6 +50,10 @@ pub struct RuleId {
 
 impl fmt::Display for RuleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A rule of which there is one: `inside.peers`.
+        if self.table.contains('.') {
+            return f.write_str(self.table);
+        }
         if self.table.starts_with('-') {
             return write!(f, "{} {}", self.table, self.index + 1);
         }

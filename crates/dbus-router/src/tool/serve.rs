@@ -303,6 +303,7 @@ impl Watcher for DecisionsLogged {
             direction: match decision.direction {
                 Direction::ToHost => "to_host",
                 Direction::FromHost => "from_host",
+                Direction::Inside => "inside",
             },
             destination: decision.destination,
             name: decision.name,

@@ -1,12 +1,15 @@
 //! What clients may do inside that are not trusted.
 
+use std::sync::{Arc, Mutex};
+
 use dbus_router::{
-    Access, Admission, Config, Credentials, InsideRules, Limits, NamePattern, Router, RouterError,
-    Rules,
+    Access, Admission, Config, Credentials, Decision, InsideRules, Limits, NamePattern, Router,
+    RouterError, Rules, Watcher,
 };
 use dbus_wire::body::Body;
 use dbus_wire::message::Builder;
 use dbus_wire::names::WellKnownName;
+use proptest::prelude::*;
 use testbed::{RawClient, TestDir};
 
 use crate::place::{Place, call, filter, names, signal, works};
@@ -304,6 +307,180 @@ fn rules_for_the_host_and_for_the_inside_are_both_asked() {
         client.call_driver_error("RequestName", &Body::new().str(PORTAL).u32(0)),
         DENIED
     );
+}
+
+/// Remembers decisions.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Watcher for Log {
+    fn decided(&mut self, decision: &Decision<'_>) {
+        let rule = decision
+            .rule
+            .map(|rule| rule.to_string())
+            .unwrap_or_default();
+        let (about, member) = (decision.name, decision.member);
+        self.0.lock().unwrap().push(format!(
+            "{:?} {} {} {rule} {:?}",
+            decision.direction,
+            member.unwrap_or_default(),
+            about.unwrap_or_default(),
+            decision.ruling
+        ));
+    }
+}
+
+#[test]
+fn what_is_refused_inside_is_a_decision() {
+    let log = Log::default();
+    let mut router = Router::start(Config {
+        inside: guest(),
+        ..Config::default()
+    })
+    .unwrap();
+    router.watch(Box::new(log.clone()));
+    let handle = router.handle();
+    let running = std::thread::spawn(move || router.run());
+    let admit = || {
+        let mut client = RawClient::over(handle.connect_with(Admission::default()).unwrap());
+        client.authenticate();
+        client.hello();
+        client
+    };
+    let (mut one, mut other) = (admit(), admit());
+    assert_eq!(one.request_name(APP, 0), 1);
+    other.call(call(APP, "Work"));
+    other.send(signal("Told").destination(APP));
+    denied(&mut other, "RequestName", &Body::new().str(PORTAL).u32(0));
+    denied(
+        &mut other,
+        "RequestName",
+        &Body::new().str("com.example").u32(0),
+    );
+    denied(&mut other, "AddMatch", &Body::new().str("eavesdrop='true'"));
+    assert_eq!(
+        *log.0.lock().unwrap(),
+        [
+            "Inside Work org.example.App inside.peers Refused",
+            "Inside Told org.example.App inside.peers Hidden",
+            "Inside RequestName org.freedesktop.portal.Desktop inside.reserved Refused",
+            "Inside RequestName com.example inside.own Refused",
+            "Inside AddMatch  inside.eavesdrop Refused",
+        ]
+    );
+    handle.stop();
+    running.join().unwrap().unwrap();
+}
+
+/// What one of four clients does: 0 and 1 are trusted.
+#[derive(Clone, Debug)]
+enum Act {
+    Request(usize, &'static str, u32),
+    Release(usize, &'static str),
+    Call(usize, Whom),
+    Signal(usize, Option<Whom>),
+    /// A reply to the last call of somebody, whether it came here or not.
+    Reply(usize, usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Whom {
+    Name(&'static str),
+    Client(usize),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let name = prop_oneof![
+        Just(APP),
+        Just("org.example.Other"),
+        Just(PORTAL),
+        Just("com.example.Elsewhere")
+    ];
+    let whom = prop_oneof![
+        name.clone().prop_map(Whom::Name),
+        (0..4usize).prop_map(Whom::Client)
+    ];
+    let one = prop_oneof![
+        3 => (0..4usize, name.clone(), 0..8u32).prop_map(|(who, name, flags)| {
+            Act::Request(who, name, flags)
+        }),
+        1 => (0..4usize, name).prop_map(|(who, name)| Act::Release(who, name)),
+        4 => (0..4usize, whom.clone()).prop_map(|(who, whom)| Act::Call(who, whom)),
+        3 => (0..4usize, prop::option::of(whom)).prop_map(|(who, whom)| Act::Signal(who, whom)),
+        1 => (0..4usize, 0..4usize).prop_map(|(who, whom)| Act::Reply(who, whom)),
+    ];
+    prop::collection::vec(one, 20..80)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        max_shrink_iters: 60,
+        ..ProptestConfig::with_cases(16)
+    })]
+
+    #[test]
+    fn whatever_happens_two_untrusted_programs_never_meet(all in acts()) {
+        let router = Router::start(Config { inside: guest(), ..Config::default() }).unwrap();
+        let handle = router.handle();
+        let running = std::thread::spawn(move || router.run());
+        let mut clients: Vec<RawClient> = (0..4)
+            .map(|place| {
+                let admission = Admission { trusted: place < 2, credentials: None };
+                let mut client = RawClient::over(handle.connect_with(admission).unwrap());
+                client.authenticate();
+                client.hello();
+                client.add_match("type='signal'");
+                client
+            })
+            .collect();
+        let unique: Vec<String> = clients.iter().map(|it| it.unique_name().to_owned()).collect();
+        let mut last = [1u32; 4];
+        for act in all {
+            let text = |whom: Whom| match whom {
+                Whom::Name(name) => name.to_owned(),
+                Whom::Client(client) => unique[client].clone(),
+            };
+            match act {
+                Act::Request(who, name, flags) => {
+                    let body = Body::new().str(name).u32(flags);
+                    let reply = clients[who].call(driver("RequestName", &body));
+                    let may = who < 2 || name.starts_with("org.example.");
+                    prop_assert_eq!(reply.error_name(), (!may).then_some(DENIED));
+                }
+                Act::Release(who, name) => {
+                    clients[who].release_name(name);
+                }
+                Act::Call(who, whom) => last[who] = clients[who].send(call(&text(whom), "Work")),
+                Act::Signal(who, None) => {
+                    clients[who].send(signal("Told"));
+                }
+                Act::Signal(who, Some(whom)) => {
+                    clients[who].send(signal("Told").destination(&text(whom)));
+                }
+                Act::Reply(who, whom) => {
+                    let reply = Builder::method_return(last[whom]);
+                    clients[who].send(reply.destination(&unique[whom]));
+                }
+            }
+        }
+        for client in &mut clients {
+            client.call_driver("GetId", &Body::new());
+        }
+        for (place, client) in clients.iter_mut().enumerate() {
+            for got in client.all_so_far() {
+                let from = unique.iter().position(|it| it == got.sender());
+                let is_peer = from.is_some_and(|from| from >= 2 && from != place);
+                prop_assert!(place < 2 || !is_peer, "{}", got);
+            }
+        }
+        for name in [PORTAL, "com.example.Elsewhere"] {
+            let owner = clients[0].name_owner(name);
+            prop_assert!(owner.is_none_or(|it| unique[..2].contains(&it)));
+        }
+        handle.stop();
+        running.join().unwrap().unwrap();
+    }
 }
 
 #[test]
