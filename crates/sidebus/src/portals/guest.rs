@@ -513,6 +513,7 @@ impl Guest {
             None => None,
         };
         let session = if ours.outcome.wants_session {
+            self.link().await?.watch(interface.name).await?;
             let host = handle(Kind::Session, &host_name, &ours.session_token());
             let guest = self.new_guest_handle(Kind::Session, ours.outcome.session_token.as_deref());
             let permit = self.permit(Kind::Session, &guest, interface, method)?;

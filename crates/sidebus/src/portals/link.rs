@@ -31,6 +31,8 @@ pub struct Link {
     pub name: String,
     /// Whether the host's portal knows the application's id.
     pub registered: bool,
+    /// Interfaces whose signals it has asked for.
+    watched: Vec<&'static str>,
     drain: JoinHandle<()>,
 }
 
@@ -74,8 +76,28 @@ impl Link {
             messages,
             name,
             registered,
+            watched: Vec::new(),
             drain,
         })
+    }
+
+    /// Asks for the signals of an interface: some portals tell those of a session to everybody, and not to the one who
+    /// has it.
+    ///
+    /// # Errors
+    /// The host's bus cannot be reached.
+    pub async fn watch(&mut self, interface: &'static str) -> Result<(), Refusal> {
+        if self.watched.contains(&interface) {
+            return Ok(());
+        }
+        let rule = format!(
+            "type='signal',sender='{DESKTOP_NAME}',path='{DESKTOP_PATH}',interface='{interface}'"
+        );
+        add_match(&self.connection, &rule)
+            .await
+            .map_err(|error| Refusal::of_call("watching the host's portal", &error))?;
+        self.watched.push(interface);
+        Ok(())
     }
 }
 

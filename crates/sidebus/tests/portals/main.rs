@@ -7,12 +7,15 @@
 mod backend;
 mod client;
 mod desktop;
+mod documents;
 mod file_chooser;
 mod files_by_descriptor;
 mod gone;
+mod introspection;
 mod machine;
 mod monitors;
 mod notification;
+mod policy;
 mod requests;
 mod sessions;
 mod settings;

@@ -1,0 +1,1 @@
+//! ashpd as the client, as it is: what programs in Rust use.
