@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -45,8 +46,14 @@ impl Agent {
     fn spawn() -> Option<(Agent, OwnedFd)> {
         let (ready, tell) = rustix::pipe::pipe().ok()?;
         rustix::io::fcntl_setfd(&ready, rustix::io::FdFlags::CLOEXEC).ok()?;
-        let child = Command::new("pkttyagent")
-            .args(["--fallback", "--notify-fd"])
+        let mut command = Command::new("pkttyagent");
+        // The desktop's agent goes first, and is that of a login session; where there are none, polkit asks
+        // no agent that would only fall in for another.
+        if Path::new("/run/systemd/seats").exists() {
+            command.arg("--fallback");
+        }
+        let child = command
+            .arg("--notify-fd")
             .arg(tell.as_raw_fd().to_string())
             .arg("--process")
             .arg(std::process::id().to_string())

@@ -6,6 +6,7 @@ use std::future::pending;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::termios::tcsetwinsize;
@@ -51,6 +52,9 @@ const ENVIRONMENT: [&str; 26] = [
     "XDG_SESSION_TYPE",
 ];
 
+/// How long after a signal that ends us we wait for a program that is being started: it may run already.
+const STARTING: Duration = Duration::from_millis(500);
+
 /// What is to run, and how.
 #[derive(Clone, Debug)]
 pub struct Program {
@@ -82,7 +86,7 @@ pub async fn run(manager: &Manager, program: &Program) -> Result<u8> {
         ));
     }
     // Before anything is started: from its first moment a program inside gets the signals that we get.
-    let mut signals = signals()?;
+    let mut signals = Signals::listen()?;
     let mut may_ask = true;
     loop {
         let start = async {
@@ -91,11 +95,19 @@ pub async fn run(manager: &Manager, program: &Program) -> Result<u8> {
                 false => Started::WithStreams(run_command(manager, &name, program).await),
             }
         };
+        tokio::pin!(start);
         let started = tokio::select! {
             biased;
-            started = start => started,
-            // There is nobody yet to pass it on to; what is being started ends with our connection.
-            number = fatal(&mut signals) => return Ok(exit_status(128 + number)),
+            started = &mut start => started,
+            kind = signals.fatal() => match tokio::time::timeout(STARTING, &mut start).await {
+                // The program runs already, though we had not heard of it yet.
+                Ok(started) => {
+                    signals.put_back(kind);
+                    started
+                }
+                // There is nobody to pass it on to; what is being started ends with our connection.
+                Err(_) => return Ok(exit_status(128 + kind.as_raw_value())),
+            },
         };
         let error = match started {
             Started::OnTerminal(Ok((pty, session))) => {
@@ -133,7 +145,7 @@ pub async fn run(manager: &Manager, program: &Program) -> Result<u8> {
         }
         may_ask = false;
         // Those in the meantime were for what was done in it.
-        while signals.try_recv().is_ok() {}
+        signals.forget();
     }
 }
 
@@ -199,56 +211,77 @@ fn options(program: &Program) -> Options<'static> {
 }
 
 /// The signals that are passed on, or that change the terminal.
-fn signals() -> Result<mpsc::Receiver<SignalKind>> {
-    let (tell, told) = mpsc::channel(64);
-    for kind in [
-        SignalKind::window_change(),
-        SignalKind::hangup(),
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::quit(),
-        SignalKind::user_defined1(),
-        SignalKind::user_defined2(),
-        stop(),
-    ] {
-        let mut signal = signal(kind).map_err(Error::doing("listening for signals"))?;
-        let tell = tell.clone();
-        tokio::spawn(async move {
-            while signal.recv().await.is_some() {
-                if tell.send(kind).await.is_err() {
-                    return;
+struct Signals {
+    told: mpsc::Receiver<SignalKind>,
+    tell: mpsc::Sender<SignalKind>,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals> {
+        let (tell, told) = mpsc::channel(64);
+        for kind in [
+            SignalKind::window_change(),
+            SignalKind::hangup(),
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::quit(),
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+            stop(),
+        ] {
+            let mut signal = signal(kind).map_err(Error::doing("listening for signals"))?;
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                while signal.recv().await.is_some() {
+                    if tell.send(kind).await.is_err() {
+                        return;
+                    }
                 }
-            }
-        });
+            });
+        }
+        Ok(Signals { told, tell })
     }
-    Ok(told)
+
+    /// The next one.
+    async fn next(&mut self) -> SignalKind {
+        match self.told.recv().await {
+            Some(kind) => kind,
+            // Not with a sender of our own.
+            None => pending().await,
+        }
+    }
+
+    /// Waits for one that ends us.
+    async fn fatal(&mut self) -> SignalKind {
+        const FATAL: [SignalKind; 4] = [
+            SignalKind::hangup(),
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::quit(),
+        ];
+        loop {
+            match self.next().await {
+                kind if kind == stop() => stop_ourselves(),
+                kind if FATAL.contains(&kind) => return kind,
+                _ => {}
+            }
+        }
+    }
+
+    /// It comes once more.
+    fn put_back(&self, kind: SignalKind) {
+        // If there is no room for it, there are enough others.
+        let _ = self.tell.try_send(kind);
+    }
+
+    fn forget(&mut self) {
+        while self.told.try_recv().is_ok() {}
+    }
 }
 
 /// What Ctrl-Z is on a terminal that is not raw.
 fn stop() -> SignalKind {
     SignalKind::from_raw(Signal::TSTP.as_raw())
-}
-
-/// Waits for a signal that ends us: its number.
-async fn fatal(signals: &mut mpsc::Receiver<SignalKind>) -> i32 {
-    loop {
-        match signals.recv().await {
-            Some(kind) if kind == stop() => stop_ourselves(),
-            Some(kind)
-                if [
-                    SignalKind::hangup(),
-                    SignalKind::terminate(),
-                    SignalKind::interrupt(),
-                    SignalKind::quit(),
-                ]
-                .contains(&kind) =>
-            {
-                return kind.as_raw_value();
-            }
-            Some(_) => {}
-            None => pending().await,
-        }
-    }
 }
 
 fn stop_ourselves() {
@@ -261,7 +294,7 @@ async fn on_terminal_of_its_own(
     mark: MarkType,
     pty: OwnedFd,
     session: &Session,
-    mut signals: mpsc::Receiver<SignalKind>,
+    mut signals: Signals,
 ) -> Result<u8> {
     let side = pty
         .try_clone()
@@ -303,7 +336,7 @@ async fn on_terminal_of_its_own(
                     break Err(error);
                 }
             }
-            Some(kind) = signals.recv() => {
+            kind = signals.next() => {
                 if kind == SignalKind::window_change() {
                     resize();
                 } else if kind == stop() {
@@ -379,14 +412,14 @@ async fn run_command(
 async fn with_our_streams(
     session: &Session,
     relays: Vec<Relay>,
-    mut signals: mpsc::Receiver<SignalKind>,
+    mut signals: Signals,
 ) -> Result<u8> {
     let waiting = session.wait();
     tokio::pin!(waiting);
     let status = loop {
         tokio::select! {
             status = &mut waiting => break status,
-            Some(kind) = signals.recv() => {
+            kind = signals.next() => {
                 if kind == SignalKind::window_change() {
                     continue;
                 }
