@@ -321,8 +321,10 @@ async fn offered(
         let text = "too many pipes and sockets of this program, or of the machine, are open";
         return refuse(reader, writer, Reason::Limits, text.to_owned()).await;
     };
+    let offered = member.offered(stream.stream);
     writer.send(&inner.welcome([0; 16])).await?;
-    member.offered(stream.stream, reader, writer, guard);
+    // Who wanted it may have gone; then the connection closes here.
+    let _ = offered.send((reader, writer, guard));
     Ok(())
 }
 

@@ -23,6 +23,8 @@ use crate::wire::{ClientOpening, Reason, StreamId, Token};
 
 /// The two directions of a stream's connection.
 type Link = (FrameReader, FrameWriter);
+/// The connection of a stream that the agent has begun, and its place among the streams.
+pub(super) type Offered = (FrameReader, FrameWriter, Room);
 /// A stream's place in the quotas.
 type Room = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
@@ -43,7 +45,7 @@ pub(super) struct Member {
 #[derive(Default)]
 struct Streams {
     /// Begun by the agent; the message that carries them is under way.
-    offered: HashMap<StreamId, (FrameReader, FrameWriter, Room)>,
+    offered: HashMap<StreamId, oneshot::Receiver<Offered>>,
     /// Begun by us; their connection is under way.
     awaited: HashMap<StreamId, oneshot::Sender<Link>>,
 }
@@ -102,12 +104,13 @@ impl Member {
         Some((mine, ours))
     }
 
-    /// The agent has begun a stream.
-    pub fn offered(&self, stream: u32, reader: FrameReader, writer: FrameWriter, room: Room) {
+    /// The agent begins a stream. Entered before it is told so: its message comes by another connection, and may be
+    /// quicker than the rest of this one's beginning.
+    pub fn offered(&self, stream: u32) -> oneshot::Sender<Offered> {
+        let (sender, receiver) = oneshot::channel();
         // A number used twice is the agent's fault: the older stream ends.
-        self.tables()
-            .offered
-            .insert(StreamId(stream), (reader, writer, room));
+        self.tables().offered.insert(StreamId(stream), receiver);
+        sender
     }
 
     /// Who waits for the connection of a stream that we have begun.
@@ -292,14 +295,16 @@ impl Side for HostSide {
 
     fn take(&self, id: StreamId) -> BoxFuture<'_, Result<StreamLink, Refusal>> {
         let offered = self.member.tables().offered.remove(&id);
-        let link = offered.map(|(reader, writer, room)| StreamLink {
-            reader,
-            writer,
-            guard: Box::new(room),
-        });
-        let link =
-            link.ok_or_else(|| Refusal::failed(format!("there is no stream with number {}", id.0)));
-        Box::pin(std::future::ready(link))
+        Box::pin(async move {
+            let nowhere = || Refusal::failed(format!("there is no stream with number {}", id.0));
+            let (reader, writer, room) =
+                offered.ok_or_else(nowhere)?.await.map_err(|_| nowhere())?;
+            Ok(StreamLink {
+                reader,
+                writer,
+                guard: Box::new(room),
+            })
+        })
     }
 
     fn room_for_files(&self, bytes: u32) -> BoxFuture<'_, Box<dyn Send>> {
