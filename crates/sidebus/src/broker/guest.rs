@@ -321,10 +321,10 @@ async fn offered(
         let text = "too many pipes and sockets of this program, or of the machine, are open";
         return refuse(reader, writer, Reason::Limits, text.to_owned()).await;
     };
-    let offered = member.offered(stream.stream);
+    let offered = member.offered(stream.stream, guard);
     writer.send(&inner.welcome([0; 16])).await?;
-    // Who wanted it may have gone; then the connection closes here.
-    let _ = offered.send((reader, writer, guard));
+    // Its client may have gone; then the connection closes here.
+    let _ = offered.send((reader, writer));
     Ok(())
 }
 

@@ -23,8 +23,6 @@ use crate::wire::{ClientOpening, Reason, StreamId, Token};
 
 /// The two directions of a stream's connection.
 type Link = (FrameReader, FrameWriter);
-/// The connection of a stream that the agent has begun, and its place among the streams.
-pub(super) type Offered = (FrameReader, FrameWriter, Room);
 /// A stream's place in the quotas.
 type Room = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
@@ -45,7 +43,7 @@ pub(super) struct Member {
 #[derive(Default)]
 struct Streams {
     /// Begun by the agent; the message that carries them is under way.
-    offered: HashMap<StreamId, oneshot::Receiver<Offered>>,
+    offered: HashMap<StreamId, (oneshot::Receiver<Link>, Room)>,
     /// Begun by us; their connection is under way.
     awaited: HashMap<StreamId, oneshot::Sender<Link>>,
 }
@@ -104,12 +102,13 @@ impl Member {
         Some((mine, ours))
     }
 
-    /// The agent begins a stream. Entered before it is told so: its message comes by another connection, and may be
-    /// quicker than the rest of this one's beginning.
-    pub fn offered(&self, stream: u32) -> oneshot::Sender<Offered> {
+    /// The agent begins a stream. Enter it before its Welcome: the message that carries it may follow at once.
+    pub fn offered(&self, stream: u32, room: Room) -> oneshot::Sender<Link> {
         let (sender, receiver) = oneshot::channel();
         // A number used twice is the agent's fault: the older stream ends.
-        self.tables().offered.insert(StreamId(stream), receiver);
+        self.tables()
+            .offered
+            .insert(StreamId(stream), (receiver, room));
         sender
     }
 
@@ -296,9 +295,9 @@ impl Side for HostSide {
     fn take(&self, id: StreamId) -> BoxFuture<'_, Result<StreamLink, Refusal>> {
         let offered = self.member.tables().offered.remove(&id);
         Box::pin(async move {
-            let nowhere = || Refusal::failed(format!("there is no stream with number {}", id.0));
-            let (reader, writer, room) =
-                offered.ok_or_else(nowhere)?.await.map_err(|_| nowhere())?;
+            let none = || Refusal::failed(format!("there is no stream with number {}", id.0));
+            let (link, room) = offered.ok_or_else(none)?;
+            let (reader, writer) = link.await.map_err(|_| none())?;
             Ok(StreamLink {
                 reader,
                 writer,

@@ -30,6 +30,8 @@ use crate::wire::{Descriptor, Frame, MAX_PAYLOAD, MessageHead, Shape, StreamId};
 const FIRST: usize = 64 * 1024;
 /// What is read of a file at once.
 const FILE_PART: usize = 64 * 1024;
+/// How long the other side may take nothing before we look whether this side is still there.
+const STUCK: Duration = Duration::from_secs(1);
 /// How long the other side may take to close after we have said that we do.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -120,8 +122,8 @@ pub enum BridgeError {
     /// Something of the system.
     #[error("{0}: {1}")]
     System(&'static str, std::io::Error),
-    /// Too much waits to be said.
-    #[error("it does not read what it is answered")]
+    /// Too much waits to be read.
+    #[error("it does not read what it is sent")]
     Deaf,
 }
 
@@ -208,17 +210,17 @@ impl<S: Side> Bridge<S> {
     ) -> Result<(), BridgeError> {
         loop {
             if !reader.has_next() {
-                writer.flush().await?;
+                write_out(writer, reader).await?;
             }
             tokio::select! {
                 incoming = reader.next() => match incoming? {
                     Some(incoming) => self.pass_out(incoming, reader, writer).await?,
-                    None => {
-                        writer.flush().await?;
-                        return Ok(());
-                    }
+                    None => return write_out(writer, reader).await,
                 },
-                message = self.to_link.next() => push_message(&message, writer).await?,
+                message = self.to_link.next() => push_message(&message, writer),
+            }
+            if writer.is_much() {
+                write_out(writer, reader).await?;
             }
         }
     }
@@ -254,19 +256,24 @@ impl<S: Side> Bridge<S> {
                 return match said {
                     Answer::Back(message) => self.to_dbus.push(message),
                     Answer::Nothing => Ok(()),
-                    Answer::Forward(message) => push_message(&message, writer).await,
+                    Answer::Forward(message) => {
+                        push_message(&message, writer);
+                        Ok(())
+                    }
                 };
             }
         };
         writer.push(&Frame::Message(head));
         for (file, len) in files {
-            send_file(file, len, writer).await?;
+            send_file(file, len, writer, reader).await?;
         }
         while remaining > 0 {
             let chunk = reader.chunk(remaining, MAX_PAYLOAD).await?;
             remaining -= chunk.len();
             writer.push(&Frame::Data(chunk));
-            writer.flush_if_much().await?;
+            if writer.is_much() {
+                write_out(writer, reader).await?;
+            }
         }
         self.traffic.sent.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -573,7 +580,7 @@ fn carry(
 }
 
 /// A message without descriptors.
-async fn push_message(message: &[u8], writer: &mut FrameWriter) -> Result<(), BridgeError> {
+fn push_message(message: &[u8], writer: &mut FrameWriter) {
     writer.push(&Frame::Message(MessageHead {
         message_len: u32::try_from(message.len()).unwrap_or(u32::MAX),
         descriptors: Vec::new(),
@@ -581,12 +588,29 @@ async fn push_message(message: &[u8], writer: &mut FrameWriter) -> Result<(), Br
     for part in message.chunks(MAX_PAYLOAD) {
         writer.push(&Frame::Data(part));
     }
-    writer.flush_if_much().await?;
-    Ok(())
+}
+
+/// Writes what waits. While the other side does not take it, nobody reads from `dbus`, and so nobody would notice that
+/// it was closed: a bus does that with a client that lets its messages pile up.
+async fn write_out(writer: &mut FrameWriter, dbus: &MessageReader) -> Result<(), BridgeError> {
+    loop {
+        tokio::select! {
+            biased;
+            result = writer.flush() => return Ok(result?),
+            () = tokio::time::sleep(STUCK) => if dbus.is_closed() {
+                return Err(BridgeError::Deaf);
+            },
+        }
+    }
 }
 
 /// The bytes of a file. It is read where reading may take its time, and may become shorter meanwhile.
-async fn send_file(file: OwnedFd, len: u32, writer: &mut FrameWriter) -> Result<(), BridgeError> {
+async fn send_file(
+    file: OwnedFd,
+    len: u32,
+    writer: &mut FrameWriter,
+    dbus: &MessageReader,
+) -> Result<(), BridgeError> {
     let file = Arc::new(file);
     let mut offset = 0;
     while offset < len {
@@ -609,7 +633,9 @@ async fn send_file(file: OwnedFd, len: u32, writer: &mut FrameWriter) -> Result<
         }
         offset += part.len() as u32;
         writer.push(&Frame::Content(&part));
-        writer.flush_if_much().await?;
+        if writer.is_much() {
+            write_out(writer, dbus).await?;
+        }
     }
     writer.push(&Frame::Content(&[]));
     Ok(())

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use dbus_wire::{Header, Prologue, Scan, scan};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
@@ -120,6 +121,14 @@ impl MessageReader {
         let taken = self.left().len().min(remaining).min(most);
         self.start += taken;
         Ok(&self.buffer[self.start - taken..self.start])
+    }
+
+    /// Whether the other side has closed, although not all that it has sent may have been read.
+    pub fn is_closed(&self) -> bool {
+        let mut polled = [PollFd::new(&*self.socket, PollFlags::empty())];
+        let now = Timespec::default();
+        matches!(poll(&mut polled, Some(&now)), Ok(1..))
+            && polled[0].revents().contains(PollFlags::HUP)
     }
 
     /// Waits until so many bytes are in the buffer.

@@ -128,12 +128,9 @@ impl FrameWriter {
         frame.write(&mut self.buffer);
     }
 
-    /// Writes if much is waiting; what is little can wait for what comes behind it.
-    pub async fn flush_if_much(&mut self) -> Result<(), LinkError> {
-        if self.buffer.len() - self.sent >= COALESCE {
-            self.flush().await?;
-        }
-        Ok(())
+    /// Whether so much waits that it should be written; what is little can wait for what comes behind it.
+    pub fn is_much(&self) -> bool {
+        self.buffer.len() - self.sent >= COALESCE
     }
 
     /// Writes all that waits.
