@@ -308,8 +308,8 @@ impl Client {
     /// `POST /1.0/instances`
     ///
     /// # Errors
-    /// [`Error::Conflict`](crate::Error::Conflict) if the name is taken, [`Error::NotFound`](crate::Error::NotFound) if the image is not there; others come
-    /// from the operation.
+    /// [`Error::Conflict`](crate::Error::Conflict) if the name is taken, that the operation may
+    /// tell, too; that there is no such image, it tells.
     pub async fn create_instance(&self, wanted: &InstanceCreate) -> Result<Operation> {
         let doing = format!("creating the instance {}", wanted.name);
         let call = Call::post(&["instances"], doing);

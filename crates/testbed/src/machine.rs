@@ -284,7 +284,7 @@ impl Drop for Machine {
 /// `$1` is the test's directory, `$2` that of the programs, the rest are the users of `/home`.
 ///
 /// Mounts: sysfs anew, because it shows the network namespace that it was mounted in; cgroup2 in the place
-/// of whatever hierarchy there is, because containers want that one. Homes of the real machine stay visible
+/// of whatever hierarchies there are, because containers want that one, and programs look for it among the mounts. Homes of the real machine stay visible
 /// beside the test's, for the programs under test may lie there.
 const KEEPER: &str = r#"
 trap '' INT TERM HUP
@@ -292,6 +292,7 @@ dir=$1 programs=$2
 shift 2
 or_end() { "$@" || { echo "refused: $*"; exit 1; }; }
 or_end ip link set lo up
+umount -R /sys/fs/cgroup 2>/dev/null || umount -R -l /sys/fs/cgroup 2>/dev/null
 or_end mount -t sysfs sysfs /sys
 or_end mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t securityfs securityfs /sys/kernel/security 2>/dev/null

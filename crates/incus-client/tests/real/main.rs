@@ -381,11 +381,13 @@ async fn what_is_not_there_is_said_so(client: &Client) {
         );
     }
     let wanted = InstanceCreate::new("x", Source::alias("absent"));
-    let error = client
-        .create_instance(&wanted)
-        .await
-        .expect_err("no such image");
-    assert!(error.is_not_found(), "{error:?}");
+    let failed = match client.create_instance(&wanted).await {
+        Ok(operation) => operation.wait().await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    let failed = failed.expect_err("no such image");
+    assert!(failed.message().is_some(), "{failed:?}");
+    assert!(client.instance("x").await.is_err(), "nothing is left of it");
     let error = client
         .operation("00000000-0000-0000-0000-000000000000")
         .await;

@@ -3,6 +3,10 @@
 //! Each test has a machine of its own, for a few seconds; so there are few of them, with many sentences each.
 
 mod authority;
+mod faults;
+mod homes;
+mod inside;
 mod interface;
 mod life;
+mod nested;
 mod rig;
