@@ -31,7 +31,7 @@ pub async fn run(rig: &Rig<'_>, person: &Person, name: &str, root: bool, line: &
         options.insert("user", Variant::from("root"));
     }
     let file = |what: &str| {
-        let path = rig.machine.dir().write(format!("inside-{what}"), "");
+        let path = rig.machine.dir().write(format!("inside/{what}"), "");
         File::options()
             .read(true)
             .write(true)
