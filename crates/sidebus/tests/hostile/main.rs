@@ -3,10 +3,19 @@
 //! After every attack the broker is asked whether it is well: somebody else in the guest is served as before, and what the
 //! attack has cost in memory and descriptors is bounded.
 
+#[allow(dead_code, reason = "shared by tests, of which each needs a part")]
+#[path = "../portals/backend.rs"]
+mod backend;
+#[allow(dead_code, reason = "shared by tests, of which each needs a part")]
 #[path = "../rig/broker.rs"]
 mod broker;
 mod bus;
+#[allow(dead_code, reason = "shared by tests, of which each needs a part")]
+#[path = "../portals/desktop.rs"]
+mod desktop;
 mod frames;
+mod portals;
+#[allow(dead_code, reason = "shared by tests, of which each needs a part")]
 #[path = "../rig/raw_guest.rs"]
 mod raw_guest;
 
@@ -24,7 +33,7 @@ struct Attack {
     port: PathBuf,
     session: Token,
     _control: RawGuest,
-    _dir: TestDir,
+    _dir: Option<TestDir>,
 }
 
 impl Attack {
@@ -35,10 +44,12 @@ impl Attack {
             policy: policy.to_owned(),
             ..BrokerOptions::default()
         };
-        Self::on(Broker::start(&dir, &options), dir)
+        let mut attack = Self::on(Broker::start(&dir, &options));
+        attack._dir = Some(dir);
+        attack
     }
 
-    fn on(broker: Broker, dir: TestDir) -> Attack {
+    fn on(broker: Broker) -> Attack {
         let port = broker.port_path();
         let (control, session) = RawGuest::control(&port);
         Attack {
@@ -46,7 +57,7 @@ impl Attack {
             port,
             session,
             _control: control,
-            _dir: dir,
+            _dir: None,
         }
     }
 
