@@ -135,6 +135,14 @@ pub const BUSCTL: Tool = Tool {
     },
 };
 
+/// Reads units.
+pub const SYSTEMD_ANALYZE: Tool = Tool {
+    name: "systemd-analyze",
+    purpose: "whether systemd understands our units",
+    probe: Probe::Program("systemd-analyze", &["--version"]),
+    packages: BUSCTL.packages,
+};
+
 /// Listens as systemd does, and passes the socket on.
 pub const SOCKET_ACTIVATE: Tool = Tool {
     name: "systemd-socket-activate",
@@ -559,6 +567,7 @@ pub const ALL: &[&Tool] = &[
     &REFERENCE_SUITES,
     &GDBUS,
     &BUSCTL,
+    &SYSTEMD_ANALYZE,
     &SOCKET_ACTIVATE,
     &STDIO_BRIDGE,
     &NOTIFY_SEND,
