@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use testbed::Failure;
 
 use crate::dist_arguments::Arguments;
-use crate::{cargo, steps};
+use crate::{cargo, guest_package, steps};
 
 /// A program that people install: its name, its command line, its units.
 struct Program {
@@ -22,7 +22,7 @@ struct Program {
     data: &'static [(&'static str, &'static str)],
 }
 
-const PROGRAMS: [Program; 3] = [
+const PROGRAMS: [Program; 4] = [
     Program {
         name: "kapsule-dbus-mux",
         package: "kapsule-dbus-mux",
@@ -79,6 +79,25 @@ const PROGRAMS: [Program; 3] = [
             ),
         ],
     },
+    Program {
+        name: "sidebus-broker",
+        package: "sidebus",
+        command: sidebus::broker::cli::command,
+        user_units: &[
+            (
+                "sidebus-broker@.service",
+                include_str!("../../crates/sidebus/data/host/sidebus-broker@.service"),
+            ),
+            (
+                "sidebus-broker@.socket",
+                include_str!("../../crates/sidebus/data/host/sidebus-broker@.socket"),
+            ),
+        ],
+        data: &[(
+            "share/doc/sidebus-broker/sidebus.md",
+            include_str!("../../docs/sidebus.md"),
+        )],
+    },
 ];
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -110,6 +129,20 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         println!("  {}", file.display());
     }
 
+    let guests = cargo::root().join("dist-guest");
+    if guests.exists() {
+        fs::remove_dir_all(&guests).map_err(Failure::doing(format_args!(
+            "removing {}",
+            guests.display()
+        )))?;
+    }
+    let archive = guest_package::make(&guests, &arguments.prefix)?;
+    println!(
+        "{} (for a virtual machine: tar -xzf … -C {})",
+        archive.display(),
+        arguments.prefix.display()
+    );
+
     if arguments.install {
         let target = match &arguments.destdir {
             Some(destdir) => below(destdir, &arguments.prefix),
@@ -127,20 +160,20 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 /// The files of a package, by their paths below the prefix.
-struct Tree {
+pub(crate) struct Tree {
     root: PathBuf,
     files: Vec<PathBuf>,
 }
 
 impl Tree {
-    fn new(root: PathBuf) -> Tree {
+    pub(crate) fn new(root: PathBuf) -> Tree {
         Tree {
             root,
             files: Vec::new(),
         }
     }
 
-    fn write(
+    pub(crate) fn write(
         &mut self,
         file: impl Into<PathBuf>,
         contents: impl AsRef<[u8]>,
@@ -157,7 +190,12 @@ impl Tree {
         Ok(())
     }
 
-    fn copy(&mut self, from: &Path, file: impl Into<PathBuf>) -> Result<(), Failure> {
+    /// Where it is.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn copy(&mut self, from: &Path, file: impl Into<PathBuf>) -> Result<(), Failure> {
         let file = file.into();
         copy(from, &self.root.join(&file))?;
         self.files.push(file);
@@ -215,7 +253,7 @@ fn user_units(prefix: &Path) -> &'static str {
 }
 
 /// A page for the command and one for each of its subcommands: `NAME-SUBCOMMAND(1)`.
-fn man_pages(tree: &mut Tree, command: &clap::Command) -> Result<(), Failure> {
+pub(crate) fn man_pages(tree: &mut Tree, command: &clap::Command) -> Result<(), Failure> {
     let mut command = command.clone().disable_help_subcommand(true);
     command.build();
     let mut pages = vec![command];

@@ -9,6 +9,8 @@ mod demo;
 #[cfg(feature = "dist")]
 mod dist;
 mod dist_arguments;
+#[cfg(feature = "dist")]
+mod guest_package;
 mod packages;
 mod reference;
 mod simulate;
