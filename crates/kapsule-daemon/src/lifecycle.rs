@@ -644,28 +644,53 @@ impl Daemon {
         plan: Plan,
     ) -> Result<()> {
         let client = self.incus.client();
-        let tagged = client.tagged_instance(name.as_str()).await.map_err(error)?;
-        let mut update = tagged.value.to_update();
+        let instance = client.instance(name.as_str()).await.map_err(error)?;
+        let mut update = instance.to_update();
         let own = update
             .config
             .get(OWNER)
             .is_some_and(|owner| *owner == caller.uid.to_string());
         update.config.retain(|key, _| {
-            let harmless = ["volatile.", "image.", "limits."];
-            key == UNFINISHED || harmless.iter().any(|prefix| key.starts_with(prefix))
+            let kept = [
+                "image.",
+                "volatile.idmap.",
+                "volatile.last_state.idmap",
+                "volatile.uuid",
+            ];
+            key == UNFINISHED || kept.iter().any(|prefix| key.starts_with(prefix))
         });
         // A person's own directories stay his; another's do not become his.
-        update.devices.retain(|device, properties| {
-            device == "root"
-                || (own && device.starts_with("kapsule-mount-") && properties["type"] == "disk")
-        });
+        let mine = own && !self.is_loading(name);
+        update
+            .devices
+            .retain(|device, _| device == "root" || (mine && device.starts_with("kapsule-mount-")));
+        if let Some(root) = update.devices.get_mut("root") {
+            root.retain(|key, _| ["type", "path", "pool"].contains(&key.as_str()));
+        }
+        update.profiles = vec!["default".to_owned()];
+        let plan_is_privileged = plan.config.contains_key("security.privileged");
         update.config.extend(plan.config);
         update.devices.extend(plan.devices);
-        let operation = client
-            .update_instance(name.as_str(), &update, tagged.etag.as_deref())
-            .await
-            .map_err(error)?;
-        operation.wait().await.map_err(error)?;
+        // Two of one address cannot run beside each other.
+        for key in instance.config.keys() {
+            if key.starts_with("volatile.") && key.ends_with(".hwaddr") {
+                update.config.insert(key.clone(), hardware_address()?);
+            }
+        }
+        // Whom its ids are mapped to stands in volatile keys, which nobody but Incus can write or take away, and which came
+        // with it. Incus works them out anew when it becomes privileged or is so no more; it does not run meanwhile.
+        let other = if plan_is_privileged { "false" } else { "true" };
+        let mut detour = update.clone();
+        detour
+            .config
+            .insert("security.privileged".to_owned(), other.to_owned());
+        for step in [&detour, &update] {
+            let operation = client
+                .update_instance(name.as_str(), step, None)
+                .await
+                .map_err(error)?;
+            operation.wait().await.map_err(error)?;
+        }
         Ok(())
     }
 
@@ -737,6 +762,15 @@ pub(crate) fn taken(name: &ContainerName) -> Error {
     Error::NameTaken(format!(
         "there is a container '{name}' already. Choose another name, or delete it: 'kapsule rm {name}'"
     ))
+}
+
+/// An address for a network device, of those that Incus gives out.
+fn hardware_address() -> Result<String> {
+    let mut random = [0_u8; 3];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(Error::failed("asking for random numbers"))?;
+    let [a, b, c] = random;
+    Ok(format!("10:66:6a:{a:02x}:{b:02x}:{c:02x}"))
 }
 
 /// A word that only this operation knows.
