@@ -16,6 +16,14 @@ use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, Proxy, Variant
 /// How long an operation may take here before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Everybody may use his own; what is others' is denied.
+pub const USUAL_RULES: &str = r#"
+polkit.addRule(function(action, subject) {
+    if (action.id == "org.kde.kapsule.enter-container") return polkit.Result.YES;
+    if (action.id.indexOf("org.kde.kapsule.") == 0) return polkit.Result.NO;
+});
+"#;
+
 /// What a test has.
 pub struct Rig<'m> {
     pub machine: &'m Machine,
