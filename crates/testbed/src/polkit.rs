@@ -167,7 +167,7 @@ impl<'machine> SystemBus<'machine> {
             .is_some()
         {
             asked += 1;
-            terminal.send(&format!("{password}\n"));
+            terminal.send_secret(&format!("{password}\n"));
         }
         let (status, _) = terminal.wait();
         let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
@@ -219,7 +219,7 @@ impl<'machine> SystemBus<'machine> {
                 .is_some()
             {
                 asked += 1;
-                terminal.send(&format!("{password}\n"));
+                terminal.send_secret(&format!("{password}\n"));
             }
             asked
         });

@@ -8,7 +8,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::deadline::Deadline;
 use crate::failure::Failure;
@@ -104,6 +104,28 @@ impl Terminal {
         self.master
             .write_all(text.as_bytes())
             .unwrap_or_else(|error| panic!("typing {text:?}: {error}"));
+    }
+
+    /// Types what is asked for in secret: once what is typed is not shown any more. Programs that switch that off after
+    /// they have asked throw away what was typed before.
+    ///
+    /// # Panics
+    /// When it is still shown at the usual limit's end.
+    #[track_caller]
+    pub fn send_secret(&mut self, text: &str) {
+        let deadline = Deadline::usual();
+        loop {
+            let modes = tcgetattr(&self.master)
+                .unwrap_or_else(|error| panic!("looking at a terminal's modes: {error}"));
+            if !modes.local_modes.contains(LocalModes::ECHO) {
+                return self.send(text);
+            }
+            assert!(
+                !deadline.left().is_zero(),
+                "the terminal shows what is typed"
+            );
+            std::thread::yield_now();
+        }
     }
 
     /// Makes it larger or smaller.
