@@ -60,7 +60,19 @@ impl Hub {
                 self.own_on_host(call, out);
             }
             (DRIVER, "AddMatch" | "RemoveMatch") => match MatchRule::parse(call.str()) {
-                Ok(rule) => self.match_to_host(call, &Arc::new(rule), Purpose::Plain, out),
+                Ok(rule) if member == "AddMatch" => {
+                    let rule = Arc::new(rule);
+                    // Past the limit it is not remembered; the host has a limit of its own.
+                    let purpose = match self.add_rule(call.id, &rule) {
+                        true => Purpose::AddMatch(rule.clone()),
+                        false => Purpose::Plain,
+                    };
+                    self.match_to_host(call, &rule, purpose, out);
+                }
+                Ok(rule) => {
+                    self.remove_rule(call.id, &rule);
+                    self.match_to_host(call, &rule, Purpose::Plain, out);
+                }
                 Err(error) => {
                     let (text, error) = (error.to_string(), error_names::MATCH_RULE_INVALID);
                     self.refuse(call.id, call.header(), error, &text, out);

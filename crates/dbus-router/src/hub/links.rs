@@ -179,7 +179,9 @@ impl Hub {
             }
             self.note_question(id, header);
         }
-        if header.kind == MessageType::Signal && header.destination.is_none() {
+        // For who lives on the host its own link has judged by the rules.
+        let is_broadcast = header.kind == MessageType::Signal && header.destination.is_none();
+        if is_broadcast && !self.lives_on_host(id) {
             let args = dbus_wire::match_rule::Args::new(header, frame.body.bytes());
             let wanted = self.session(id).is_some_and(|session| {
                 session.rules.iter().any(|entry| {
@@ -437,15 +439,15 @@ impl Hub {
                 || self.is_own_name(id, unique)
                 || self.peer_is_visible(id, unique);
         }
-        if self.lives_on_host(id) {
-            return self.host_side_sees(id, name);
-        }
         let Some(session) = self.session(id) else {
             return false;
         };
         // Until its barrier the change inside, or of the rules, has not happened for this session.
         let pending = session.pending_barrier(name);
         let seen = pending.and_then(|barrier| barrier.seen);
+        if session.on_host.is_some() {
+            return seen.map_or_else(|| self.host_side_sees(id, name), |(before, _)| before);
+        }
         if seen.map_or(self.host_name_is_hidden(name), |(before, _)| !before) {
             return false;
         }

@@ -262,6 +262,7 @@ impl Hub {
     /// there as others are here.
     pub fn set_policy(&mut self, policy: Policy, out: &mut dyn Outbox) {
         let before = self.names_in_view();
+        let before_on_host = self.names_seen_on_host();
         self.config.policy = policy;
         for id in self.session_ids() {
             let Some(session) = self.session_mut(id) else {
@@ -282,6 +283,7 @@ impl Hub {
             self.update_exports(id, out);
         }
         self.tell_what_rules_changed(&before, out);
+        self.tell_who_lives_on_host(&before_on_host, out);
         self.finish(out);
     }
 

@@ -320,12 +320,14 @@ impl Hub {
             || self.config.policy.host_name(name) != crate::policy::Passage::Allowed
     }
 
-    /// Adds a rule of a client to the local tables. False: it has too many.
+    /// Adds a rule of a client to the local tables. False: it has too many. (Those of clients that live on the host
+    /// match nothing inside; they are remembered for what new rules show and hide.)
     pub(super) fn add_rule(&mut self, id: SessionId, rule: &Arc<MatchRule>) -> bool {
         let limit = self.config.limits.rules_per_client;
         let Some(session) = self.session_mut(id) else {
             return false;
         };
+        let is_inside = session.on_host.is_none();
         if let Some(entry) = session.rules.iter_mut().find(|entry| *entry.rule == **rule) {
             entry.count += 1;
             return true;
@@ -337,7 +339,9 @@ impl Hub {
             rule: rule.clone(),
             count: 1,
         });
-        self.matches.insert(id, rule.clone());
+        if is_inside {
+            self.matches.insert(id, rule.clone());
+        }
         true
     }
 
@@ -357,7 +361,9 @@ impl Hub {
             session
                 .told
                 .retain(|(name, _)| rules.iter().any(|entry| watches_name(&entry.rule, name)));
-            self.matches.remove(id, rule);
+            if session.on_host.is_none() {
+                self.matches.remove(id, rule);
+            }
         }
         true
     }
@@ -372,10 +378,10 @@ impl Hub {
             std::mem::take(&mut session.rules),
             std::mem::take(&mut session.claims),
         );
-        let was_monitor = session.phase == Phase::Monitor;
+        // The rules of a monitor say what it sees, and are in no table; nor are those of who lives on the host.
+        let in_no_table = session.phase == Phase::Monitor || session.on_host.is_some();
         let name = session.name.filter(|_| session.phase == Phase::Active);
-        // The rules of a monitor say what it sees, and are in no table.
-        if !was_monitor {
+        if !in_no_table {
             for entry in rules {
                 self.matches.remove(id, &entry.rule);
             }

@@ -4,12 +4,13 @@
 //! now; and the other way round. That is told behind a barrier (see [`ownership`](super::ownership)): what the host's
 //! driver said of the name before is judged by the old rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dbus_wire::body::Body;
 use dbus_wire::names::{UniqueName, WellKnownName};
 
 use super::Hub;
+use super::ownership::watches_name;
 use crate::outbox::Outbox;
 use crate::port::{Bus, SessionId};
 use crate::session::{Barrier, Purpose};
@@ -80,6 +81,52 @@ impl Hub {
                     seen: Some((seen, is_seen)),
                 };
                 self.start_barrier(id, barrier, out);
+            }
+        }
+    }
+
+    /// For each client that lives on the host, the names of connections there that it can see.
+    pub(super) fn names_seen_on_host(&self) -> Vec<(SessionId, BTreeSet<WellKnownName>)> {
+        let Some(host) = &self.host else {
+            return Vec::new();
+        };
+        let ids = self.session_ids().into_iter();
+        ids.filter(|id| self.lives_on_host(*id))
+            .map(|id| {
+                let names = host.view.names().map(|(name, _)| name);
+                let seen = names.filter(|name| self.host_side_sees(id, name));
+                (
+                    id,
+                    seen.filter_map(|it| WellKnownName::parse(it).ok())
+                        .collect(),
+                )
+            })
+            .collect()
+    }
+
+    /// Tells clients that live on the host of names that they can see now, or not any more.
+    pub(super) fn tell_who_lives_on_host(
+        &mut self,
+        before: &[(SessionId, BTreeSet<WellKnownName>)],
+        out: &mut dyn Outbox,
+    ) {
+        let after = self.names_seen_on_host();
+        for ((id, before), (_, after)) in before.iter().zip(&after) {
+            for name in before.symmetric_difference(after) {
+                let watched = self.session(*id).is_some_and(|session| {
+                    let mut rules = session.rules.iter();
+                    rules.any(|entry| watches_name(&entry.rule, name))
+                });
+                if !watched {
+                    continue;
+                }
+                let barrier = Barrier {
+                    name: name.clone(),
+                    old: None,
+                    new: None,
+                    seen: Some((before.contains(name), after.contains(name))),
+                };
+                self.start_barrier(*id, barrier, out);
             }
         }
     }

@@ -87,7 +87,8 @@ impl Hub {
         let Some(session) = self.session_mut(id) else {
             return;
         };
-        if session.phase != Phase::Active || session.container.is_some() {
+        let has_none = session.container.is_none() && session.on_host.is_none();
+        if session.phase != Phase::Active || !has_none {
             return;
         }
         let unix_fds = session.unix_fds;

@@ -167,6 +167,60 @@ fn a_client_is_its_own_process_for_who_asks() {
     assert_eq!(pid.number(), std::process::id());
 }
 
+#[test]
+fn a_client_there_is_told_of_names_that_new_rules_show_or_hide() {
+    let seen = |access| everyone(access, Vec::new());
+    let place = Place::new(seen(Access::Hidden));
+    let service = place.service(NAME);
+    let mut client = place.inside();
+    client.add_match(&format!(
+        "type='signal',member='NameOwnerChanged',arg0='{NAME}'"
+    ));
+    let mut other = place.inside();
+    other.add_match("type='signal',member='NameOwnerChanged',arg0='org.example.Nobody'");
+    for access in [Access::Talk, Access::See, Access::Hidden, Access::Own] {
+        place
+            .handle
+            .set_policy(dbus_router::Policy::from_rules(seen(access)));
+        place.handle.status().unwrap();
+    }
+    let owner = service.unique_name().to_owned();
+    let change = |old: &str, new: &str| vec![NAME.to_owned(), old.to_owned(), new.to_owned()];
+    let expected = [change("", &owner), change(&owner, ""), change("", &owner)];
+    assert_eq!(crate::reload::changes(&mut client), expected);
+    drop(service);
+    let gone = client.expect_signal("org.freedesktop.DBus", "NameOwnerChanged");
+    assert_eq!(gone.strings(), change(&owner, ""));
+    assert_eq!(crate::reload::changes(&mut other).len(), 0);
+    client.remove_match(&format!(
+        "type='signal',member='NameOwnerChanged',arg0='{NAME}'"
+    ));
+}
+
+#[test]
+fn a_monitor_of_the_inside_takes_nothing_from_a_client_there() {
+    let place = Place::new(Rules::default());
+    let mut monitor = place.inside();
+    let body = Body::new().strs([""; 0]).u32(0);
+    let become_monitor =
+        dbus_wire::message::Builder::method_call("/org/freedesktop/DBus", "BecomeMonitor")
+            .interface("org.freedesktop.DBus.Monitoring")
+            .destination("org.freedesktop.DBus");
+    monitor.call(become_monitor.body(&body)).returned();
+    place
+        .handle
+        .set_policy(dbus_router::Policy::from_rules(everyone(
+            Access::Own,
+            Vec::new(),
+        )));
+    place.handle.status().unwrap();
+    let (mut client, mut outside) = (place.inside(), place.service("org.example.Outside"));
+    client.add_match("type='signal',sender='org.example.Outside'");
+    outside.send(signal("Told"));
+    client.expect_signal("org.example.Test", "Told");
+    works(&mut client, "org.example.Outside", &mut outside);
+}
+
 /// Rules by which clients of this control group, or unit, live on the host.
 fn by_cgroup(cgroup: Option<&str>, unit: Option<&str>) -> Rules {
     let mut rules = everyone(Access::Own, Vec::new());

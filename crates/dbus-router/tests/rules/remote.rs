@@ -1,6 +1,6 @@
 //! Rules where the container bus is a dbus-daemon of its own, to which other programs are connected directly.
 
-use dbus_router::{Access, Export, NamePattern, Policy, Rules};
+use dbus_router::{Access, Export, HostPass, NamePattern, Policy, Rules};
 use dbus_wire::body::Body;
 use dbus_wire::message::Builder;
 use testbed::{DaemonOptions, DbusDaemon, RawClient, TestDir};
@@ -258,4 +258,33 @@ fn connections_of_a_container_bus_that_is_back_are_told_as_new() {
     let mut late = late;
     works(&mut client, &late_name, &mut late);
     both.container = back;
+}
+
+#[test]
+fn a_client_that_lives_on_the_host_stays_there_when_the_container_bus_is_back() {
+    let mut both = Both::new(Rules {
+        hostpass: vec![HostPass {
+            id: id("hostpass"),
+            process: None,
+            cgroup: None,
+            unit: None,
+            everyone: true,
+            access: Access::Own,
+        }],
+        ..Rules::default()
+    });
+    let mut client = both.place.inside();
+    both.container.process().end();
+    std::fs::remove_file(both.container.socket()).ok();
+    both.container = DbusDaemon::start(&both.dir, &DaemonOptions::default()).unwrap();
+    let mut native = both.native();
+    native.add_match("type='signal',member='NameOwnerChanged'");
+    // The router's own link, and no other.
+    while both.place.handle.status().unwrap().container_bus != "connected" {
+        std::thread::yield_now();
+    }
+    client.list_names();
+    let unique = native.list_names();
+    let unique = unique.iter().filter(|name| name.starts_with(':'));
+    assert_eq!(unique.count(), 2);
 }
