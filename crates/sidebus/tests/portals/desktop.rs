@@ -100,7 +100,7 @@ fn in_other_root(dir: &TestDir, root: &Path) -> PathBuf {
     let script = dir.write(
         "portal-of-other-root",
         format!(
-            "#!/bin/sh\nexec unshare -m sh -c 'mount --make-rprivate / && mount --bind /tmp {root}/tmp && \
+            "#!/bin/sh\nexec unshare -m sh -c 'mount --make-rprivate / && mount --bind {root} {root} && mount --bind /tmp {root}/tmp && \
              mount --rbind /dev {root}/dev && mount -t proc proc {root}/proc && \
              XDG_DATA_DIRS=$XDG_DATA_DIRS:/usr/share GSETTINGS_BACKEND=memory \
              exec chroot {root} /usr/libexec/xdg-desktop-portal'\n"

@@ -4,6 +4,7 @@
 //! `SIDEBUS_TEST_PORTAL_ROOT=DIR` takes xdg-desktop-portal from a system that is unpacked in DIR (another
 //! distribution's, with a newer version), in a mount namespace of its own.
 
+mod ashpd_client;
 mod backend;
 mod client;
 mod desktop;
