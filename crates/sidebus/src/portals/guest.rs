@@ -128,7 +128,7 @@ pub(super) async fn serve(
         tokio::select! {
             biased;
             message = from_host(&mut guest.link) => match message {
-                Some(message) => guest.from_host(message).await,
+                Some(message) => guest.heard(message).await,
                 None => guest.host_is_gone("the host's session bus has closed the connection").await,
             },
             call = calls.recv() => match call {
@@ -795,7 +795,7 @@ impl Guest {
 
     // ── What the host says ──
 
-    async fn from_host(&mut self, message: Message) {
+    async fn heard(&mut self, message: Message) {
         match message.message_type() {
             Type::MethodReturn | Type::Error => {
                 let serial = message.header().reply_serial();
