@@ -15,8 +15,8 @@ use super::control::{self, Broker};
 use super::documents::Documents;
 use super::who::Who;
 use crate::crossing::{
-    Bridge, DocumentFile, DocumentId, DocumentPath, Offer, Quotas, Refusal, Side, StreamLink,
-    Traffic, refuse_first_call,
+    Bridge, DocumentFile, DocumentId, DocumentPath, Ended, Offer, Quotas, Refusal, Side,
+    StreamLink, Traffic, refuse_first_call,
 };
 use crate::dbus_socket::{self, MessageReader, MessageWriter};
 use crate::transport::{Endpoint, FrameReader, FrameWriter, LinkError};
@@ -96,8 +96,13 @@ async fn bridge(
     let ended = Bridge::new(side, quotas, Arc::new(Traffic::default()))
         .run(dbus, link, closing)
         .await?;
-    tracing::debug!(?ended, "a program has gone");
-    Ok(())
+    match ended {
+        Ended::There(Some(reason)) => Err(format!("the broker closed it: {reason}").into()),
+        ended => {
+            tracing::debug!(?ended, "a program has gone");
+            Ok(())
+        }
+    }
 }
 
 /// Opens the program's connection, as soon as the broker is there.

@@ -3,7 +3,7 @@
 use std::io::{Read, Write, pipe};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 
 use dbus_wire::Body;
 use rustix::process::Signal;
@@ -139,42 +139,39 @@ fn a_second_agent_is_refused_while_the_first_one_answers_and_takes_over_when_it_
 
 // ---- what is between them is cut -------------------------------------------------------------------
 
-/// Stands between agent and broker, and can cut connections after so many bytes of the agent.
+/// Stands between agent and broker, and can cut connections.
 struct Cutter {
-    /// Cuts all connections that there are.
-    cut: mpsc::Sender<()>,
+    agents: Arc<Mutex<Vec<UnixStream>>>,
 }
 
 impl Cutter {
-    /// For `rig`, whose agent has still to be started. Each connection is told what it may pass before it is cut by
-    /// `limit`, which gets its number (from 0).
+    /// For `rig`, whose agent has still to be started. A connection is cut after as many bytes of the agent as `limit`
+    /// says for its number (from 0).
     fn start(rig: &mut Rig, limit: impl Fn(usize) -> Option<usize> + Send + 'static) -> Cutter {
         let broker = std::mem::replace(&mut rig.connect, rig.dir.join("cutter"));
         let listener = UnixListener::bind(&rig.connect).unwrap();
-        let (cut, cuts) = mpsc::channel();
-        let (tell, streams) = mpsc::channel::<UnixStream>();
-        std::thread::spawn(move || {
-            while cuts.recv().is_ok() {
-                for stream in streams.try_iter() {
-                    // It may have ended by itself.
-                    let _ = stream.shutdown(std::net::Shutdown::Both);
-                }
-            }
-        });
+        let agents: Arc<Mutex<Vec<UnixStream>>> = Arc::default();
+        let seen = agents.clone();
         std::thread::spawn(move || {
             for (number, agent) in listener.incoming().enumerate() {
                 let agent = agent.unwrap();
+                seen.lock().unwrap().push(agent.try_clone().unwrap());
                 let Ok(broker) = UnixStream::connect(&broker) else {
                     continue;
                 };
-                let _ = tell.send(agent.try_clone().unwrap());
                 let limit = limit(number);
                 let copies = (agent.try_clone().unwrap(), broker.try_clone().unwrap());
                 std::thread::spawn(move || pass(agent, broker, limit));
                 std::thread::spawn(move || pass(copies.1, copies.0, None));
             }
         });
-        Cutter { cut }
+        Cutter { agents }
+    }
+
+    /// Cuts the connection with this number.
+    fn cut(&self, number: usize) {
+        let agents = self.agents.lock().unwrap();
+        agents[number].shutdown(std::net::Shutdown::Both).unwrap();
     }
 }
 
@@ -202,7 +199,7 @@ fn a_connection_cut_in_mid_message_ends_one_program_and_no_other() {
     // The first connection is the control's, the next two are of programs; the second of them ends in a message.
     let mut rig = Rig::new(Transport::Plain, "");
     rig.start_broker();
-    let _cutter = Cutter::start(&mut rig, |number| (number == 2).then_some(60_000));
+    Cutter::start(&mut rig, |number| (number == 2).then_some(60_000));
     rig.start_agent();
     let (mut service, mut first) = rig.pair(false);
     let mut second = rig.guest();
@@ -224,7 +221,7 @@ fn a_connection_cut_anywhere_in_its_opening_leaves_nothing_behind() {
     let mut rig = Rig::new(Transport::Plain, "");
     rig.start_broker();
     // Each connection after the control's is cut one step later; a program tries again until one is not cut.
-    let _cutter = Cutter::start(&mut rig, |number| {
+    Cutter::start(&mut rig, |number| {
         (1..12).contains(&number).then_some(number * 7)
     });
     rig.start_agent();
@@ -237,12 +234,31 @@ fn a_connection_cut_anywhere_in_its_opening_leaves_nothing_behind() {
 fn a_control_connection_that_was_cut_comes_back_with_its_session() {
     let mut rig = Rig::new(Transport::Plain, "");
     rig.start_broker();
-    // The control connection is cut after its opening and a sign of life.
-    let _cutter = Cutter::start(&mut rig, |number| (number == 0).then_some(500));
+    let cutter = Cutter::start(&mut rig, |_| None);
     rig.start_agent();
     let (mut service, mut guest) = rig.pair(false);
-    rig.wait_for_status("an agent", |status| status.agent.is_some());
+    cutter.cut(0);
+    let resumed = |rig: &Rig| {
+        let log = rig.broker.as_ref().unwrap().log();
+        log.contains("the agent goes on with its session")
+    };
+    let deadline = Deadline::usual();
+    while !resumed(&rig) {
+        assert!(
+            !deadline.left().is_zero(),
+            "awaited that the agent comes back"
+        );
+        std::thread::yield_now();
+    }
+    rig.wait_for_status("the agent to answer", |status| {
+        status
+            .agent
+            .as_ref()
+            .is_some_and(|agent| agent.state == "answers")
+    });
+    // Nobody has noticed, and new programs are served.
     ask(&mut service, &mut guest);
+    ask(&mut service, &mut rig.guest());
 }
 
 #[test]
@@ -260,14 +276,13 @@ fn a_stream_that_is_cut_ends_the_pipe() {
     guest.send_with_fds(take, &[reader.as_fd()]);
     drop(reader);
     let mut taken = service.expect_call("Take");
-    cutter.cut.send(()).unwrap();
-    guest.expect_closed();
+    // The control connection, the program's, and then the stream.
+    cutter.cut(2);
     let mut arrived = std::io::PipeReader::from(taken.fds.remove(0));
     let deadline = Deadline::usual();
     assert!(deadline.wait_readable(&[arrived.as_fd()]).is_some());
     assert_eq!(arrived.read(&mut [0; 8]).unwrap(), 0);
     drop(writer);
-    // And all is well again with the next.
-    let mut guest = rig.guest();
+    // And nothing else.
     ask(&mut service, &mut guest);
 }

@@ -172,3 +172,16 @@ fn calls_to_a_guest_that_does_not_read_are_refused_when_its_queue_is_full() {
     assert_eq!(refused, LIMITS_EXCEEDED);
     assert!(!host.list_names().is_empty());
 }
+
+#[test]
+fn a_program_with_too_many_calls_that_wait_is_told_so() {
+    let rig = Rig::start_with(Transport::Hybrid, "[limits]\ncalls_per_client = 5\n");
+    let (_silent, mut guest) = rig.pair(false);
+    let serials: Vec<u32> = (0..6)
+        .map(|_| guest.send(call(SERVICE, "/a", "org.example.A", "Wait")))
+        .collect();
+    let refused = guest.expect_reply(serials[5]);
+    assert_eq!(refused.failed(), LIMITS_EXCEEDED);
+    // Questions to the bus itself are still answered.
+    assert!(!guest.list_names().is_empty());
+}

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
 
-use testbed::{Deadline, Process, RawClient, TestDir};
+use testbed::{DaemonOptions, DbusDaemon, Deadline, Process, RawClient, TestDir};
 
 /// A name that a service in the guest, or behind the debugging socket, may have.
 pub const SERVICE: &str = "org.example.Service";
@@ -28,6 +28,9 @@ pub struct Rig {
     /// Between agent and broker, if a test has put something there.
     pub connect: PathBuf,
     starts: u32,
+    lies: bool,
+    /// The host's session bus, if the machine has documents.
+    host_bus: Option<DbusDaemon>,
     pub dir: TestDir,
 }
 
@@ -60,14 +63,44 @@ impl Rig {
             transport,
             connect,
             starts: 0,
+            lies: false,
+            host_bus: None,
             dir,
+        }
+    }
+
+    /// With the machine's own document portal. The guest sees its documents where virtiofs would share them from.
+    pub fn with_documents() -> Rig {
+        let mut rig = Rig::new(Transport::Hybrid, "");
+        let bus = DbusDaemon::start(&rig.dir, &DaemonOptions::default());
+        rig.host_bus = Some(bus.unwrap_or_else(|failure| panic!("{failure}")));
+        rig.start_broker();
+        rig.start_agent();
+        rig
+    }
+
+    /// From now on the agent takes a directory of the guest for the host's documents.
+    pub fn lie_about_documents(&mut self) {
+        self.lies = true;
+    }
+
+    /// All documents of the machine, as the host sees them.
+    pub fn documents(&self) -> PathBuf {
+        self.dir.join("vm/doc")
+    }
+
+    /// Where the guest sees its documents.
+    pub fn guest_documents(&self) -> PathBuf {
+        match self.host_bus {
+            Some(_) if !self.lies => self.documents().join("by-app/vm.one"),
+            _ => self.dir.join("guest-doc"),
         }
     }
 
     pub fn start_broker(&mut self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sidebus-broker"));
         command
-            .args(["-vv", "--vm", "one", "--bus-only", "--config"])
+            .args(["-vv", "--vm", "one", "--config"])
             .arg(self.dir.join("policy.toml"))
             .arg("--runtime-dir")
             .arg(self.dir.join("vm"))
@@ -75,6 +108,10 @@ impl Rig {
             .arg(self.dir.join("debug"))
             .arg("--vsock-path")
             .arg(self.dir.join("vsock"));
+        match &self.host_bus {
+            Some(bus) => command.args(["--virtiofsd", "none", "--host-bus", bus.address()]),
+            None => command.arg("--bus-only"),
+        };
         if self.transport == Transport::Hybrid {
             command.args(["--vsock-port", &PORT.to_string()]);
         }
@@ -101,7 +138,7 @@ impl Rig {
             .arg("--connect")
             .arg(&self.connect)
             .arg("--documents")
-            .arg(self.dir.join("guest-doc"));
+            .arg(self.guest_documents());
         command
     }
 
