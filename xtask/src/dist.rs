@@ -17,16 +17,102 @@ struct Program {
     /// The crate that it is of.
     package: &'static str,
     command: fn() -> clap::Command,
+    kind: Kind,
+    /// Other names, by which people call it.
+    aliases: &'static [&'static str],
     user_units: &'static [(&'static str, &'static str)],
+    system_units: &'static [(&'static str, &'static str)],
     /// Other files, by their paths below the prefix.
     data: &'static [(&'static str, &'static str)],
 }
 
-const PROGRAMS: [Program; 4] = [
+/// Who starts a program.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Kind {
+    /// A person: in `bin`, with a page in section 1 and completions.
+    Command,
+    /// systemd or the bus: in `libexec`, with a page in section 8.
+    Daemon,
+}
+
+/// A file of `data/`, by its path below the prefix.
+macro_rules! data {
+    ($to:literal, $from:literal) => {
+        ($to, include_str!(concat!("../../data/", $from)))
+    };
+}
+
+const PROGRAMS: &[Program] = &[
+    Program {
+        name: "kapsule",
+        package: "kapsule",
+        command: kapsule::cli::command,
+        kind: Kind::Command,
+        aliases: &["kap"],
+        user_units: &[],
+        system_units: &[],
+        data: &[(
+            "share/doc/kapsule/kapsule.md",
+            include_str!("../../docs/kapsule.md"),
+        )],
+    },
+    Program {
+        name: "kapsuled",
+        package: "kapsule-daemon",
+        command: kapsule_daemon::program::command,
+        kind: Kind::Daemon,
+        aliases: &[],
+        user_units: &[],
+        system_units: &[
+            data!("kapsuled.service", "systemd/kapsuled.service"),
+            data!(
+                "kapsule-first-boot.service",
+                "systemd/kapsule-first-boot.service"
+            ),
+        ],
+        data: &[
+            data!(
+                "share/dbus-1/interfaces/org.kde.kapsule.Manager.xml",
+                "dbus-1/interfaces/org.kde.kapsule.Manager.xml"
+            ),
+            data!(
+                "share/dbus-1/interfaces/org.kde.kapsule.Operation.xml",
+                "dbus-1/interfaces/org.kde.kapsule.Operation.xml"
+            ),
+            data!(
+                "share/dbus-1/interfaces/org.kde.kapsule.Session.xml",
+                "dbus-1/interfaces/org.kde.kapsule.Session.xml"
+            ),
+            data!(
+                "share/dbus-1/system.d/org.kde.kapsule.conf",
+                "dbus-1/system.d/org.kde.kapsule.conf"
+            ),
+            data!(
+                "share/dbus-1/system-services/org.kde.kapsule.service",
+                "dbus-1/system-services/org.kde.kapsule.service"
+            ),
+            data!(
+                "share/polkit-1/actions/org.kde.kapsule.policy",
+                "polkit-1/org.kde.kapsule.policy"
+            ),
+            data!("share/kapsule/profiles/audio.toml", "profiles/audio.toml"),
+            data!("share/kapsule/profiles/dbus.toml", "profiles/dbus.toml"),
+            data!("share/kapsule/profiles/gpu.toml", "profiles/gpu.toml"),
+            data!(
+                "share/kapsule/profiles/graphics.toml",
+                "profiles/graphics.toml"
+            ),
+            data!("share/kapsule/profiles/home.toml", "profiles/home.toml"),
+            data!("share/doc/kapsuled/kapsule.toml", "kapsule.toml"),
+        ],
+    },
     Program {
         name: "kapsule-dbus-mux",
         package: "kapsule-dbus-mux",
         command: kapsule_dbus_mux::cli::command,
+        kind: Kind::Command,
+        aliases: &[],
+        system_units: &[],
         user_units: &[
             (
                 "kapsule-dbus-mux@.service",
@@ -43,6 +129,9 @@ const PROGRAMS: [Program; 4] = [
         name: "dbus-router",
         package: "dbus-router",
         command: dbus_router::tool::cli::command,
+        kind: Kind::Command,
+        aliases: &[],
+        system_units: &[],
         user_units: &[],
         // In the place of the page made from the command line: its options are xdg-dbus-proxy's.
         data: &[(
@@ -54,6 +143,9 @@ const PROGRAMS: [Program; 4] = [
         name: "shield-bridge",
         package: "shield",
         command: shield::cli::command,
+        kind: Kind::Command,
+        aliases: &[],
+        system_units: &[],
         user_units: &[
             (
                 "shield-bridge.service",
@@ -83,6 +175,9 @@ const PROGRAMS: [Program; 4] = [
         name: "sidebus-broker",
         package: "sidebus",
         command: sidebus::broker::cli::command,
+        kind: Kind::Command,
+        aliases: &[],
+        system_units: &[],
         user_units: &[
             (
                 "sidebus-broker@.service",
@@ -108,7 +203,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         )));
     }
     let mut build = cargo::build(&["--release"]);
-    for program in &PROGRAMS {
+    for program in PROGRAMS {
         build.args(["--package", program.package]);
     }
     let built = steps::run("build the programs for release", build, steps::last_line)?;
@@ -195,6 +290,17 @@ impl Tree {
         &self.root
     }
 
+    /// A link to a file beside it.
+    fn link(&mut self, to: &str, file: impl Into<PathBuf>) -> Result<(), Failure> {
+        let file = file.into();
+        let path = self.root.join(&file);
+        make_parent(&path)?;
+        std::os::unix::fs::symlink(to, &path)
+            .map_err(Failure::doing(format_args!("linking {}", path.display())))?;
+        self.files.push(file);
+        Ok(())
+    }
+
     pub(crate) fn copy(&mut self, from: &Path, file: impl Into<PathBuf>) -> Result<(), Failure> {
         let file = file.into();
         copy(from, &self.root.join(&file))?;
@@ -205,10 +311,50 @@ impl Tree {
 
 fn fill(tree: &mut Tree, prefix: &Path) -> Result<(), Failure> {
     let release = cargo::target_dir().join("release");
-    for program in &PROGRAMS {
+    for program in PROGRAMS {
         let name = program.name;
-        tree.copy(&release.join(name), format!("bin/{name}"))?;
-        man_pages(tree, &(program.command)())?;
+        let built = release.join(name);
+        match program.kind {
+            Kind::Command => {
+                tree.copy(&built, format!("bin/{name}"))?;
+                completions(tree, program)?;
+            }
+            Kind::Daemon => tree.copy(&built, format!("libexec/{name}"))?,
+        }
+        for alias in program.aliases {
+            tree.link(name, format!("bin/{alias}"))?;
+            tree.link(&format!("{name}.1"), format!("share/man/man1/{alias}.1"))?;
+        }
+        let section = match program.kind {
+            Kind::Command => "1",
+            Kind::Daemon => "8",
+        };
+        pages_of_section(tree, &(program.command)(), section)?;
+        let user = user_units(prefix);
+        for (directory, units) in [
+            (user, program.user_units),
+            ("lib/systemd/system", program.system_units),
+        ] {
+            for (unit, text) in units {
+                tree.write(format!("{directory}/{unit}"), placed(text, prefix))?;
+            }
+        }
+        for (file, text) in program.data {
+            tree.write(*file, placed(text, prefix))?;
+        }
+        for document in ["README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT"] {
+            let path = cargo::root().join(document);
+            if path.is_file() {
+                tree.copy(&path, format!("share/doc/{name}/{document}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn completions(tree: &mut Tree, program: &Program) -> Result<(), Failure> {
+    let names = std::iter::once(&program.name).chain(program.aliases);
+    for name in names {
         for (shell, file) in [
             (
                 Shell::Bash,
@@ -221,27 +367,18 @@ fn fill(tree: &mut Tree, prefix: &Path) -> Result<(), Failure> {
             ),
         ] {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut (program.command)(), name, &mut script);
+            clap_complete::generate(shell, &mut (program.command)(), *name, &mut script);
             tree.write(file, script)?;
-        }
-        for (unit, text) in program.user_units {
-            let bindir = prefix.join("bin").display().to_string();
-            tree.write(
-                format!("{}/{unit}", user_units(prefix)),
-                text.replace("@bindir@", &bindir),
-            )?;
-        }
-        for (file, text) in program.data {
-            tree.write(*file, text)?;
-        }
-        for document in ["README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT"] {
-            let path = cargo::root().join(document);
-            if path.is_file() {
-                tree.copy(&path, format!("share/doc/{name}/{document}"))?;
-            }
         }
     }
     Ok(())
+}
+
+/// A unit or a service file with the directories of programs as they are below the prefix.
+fn placed(text: &str, prefix: &Path) -> String {
+    let directory = |name: &str| prefix.join(name).display().to_string();
+    text.replace("@bindir@", &directory("bin"))
+        .replace("=/usr/libexec/", &format!("={}/", directory("libexec")))
 }
 
 /// Where systemd looks for the units of users: in a home it knows only where data is.
@@ -254,6 +391,14 @@ fn user_units(prefix: &Path) -> &'static str {
 
 /// A page for the command and one for each of its subcommands: `NAME-SUBCOMMAND(1)`.
 pub(crate) fn man_pages(tree: &mut Tree, command: &clap::Command) -> Result<(), Failure> {
+    pages_of_section(tree, command, "1")
+}
+
+fn pages_of_section(
+    tree: &mut Tree,
+    command: &clap::Command,
+    section: &str,
+) -> Result<(), Failure> {
     let mut command = command.clone().disable_help_subcommand(true);
     command.build();
     let mut pages = vec![command];
@@ -265,11 +410,12 @@ pub(crate) fn man_pages(tree: &mut Tree, command: &clap::Command) -> Result<(), 
         let mut page = Vec::new();
         clap_mangen::Man::new(command.clone())
             .title(name.to_uppercase())
+            .section(section)
             .render(&mut page)
             .map_err(Failure::doing(format_args!(
                 "writing the man page of {name}"
             )))?;
-        tree.write(format!("share/man/man1/{name}.1"), page)?;
+        tree.write(format!("share/man/man{section}/{name}.{section}"), page)?;
         pages.extend(
             command
                 .get_subcommands()
@@ -294,6 +440,9 @@ fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
     let doing = format!("copying {} to {}", from.display(), to.display());
     // A program that runs cannot be written over, and can be replaced.
     let _ = fs::remove_file(to);
+    if let Ok(target) = fs::read_link(from) {
+        return std::os::unix::fs::symlink(target, to).map_err(Failure::doing(&doing));
+    }
     fs::copy(from, to).map_err(Failure::doing(&doing))?;
     // Whatever the umask was when the file was made: what is installed is for everybody.
     let executable = fs::metadata(to)
@@ -327,8 +476,11 @@ mod tests {
     fn the_tree_holds_pages_completions_and_units_that_name_the_prefix() {
         let dir = testbed::TestDir::new();
         let mut tree = Tree::new(dir.join("dist"));
-        let command = (PROGRAMS[0].command)();
-        man_pages(&mut tree, &command).expect("pages are written");
+        let mux = PROGRAMS
+            .iter()
+            .find(|program| program.name == "kapsule-dbus-mux")
+            .expect("it is installed");
+        man_pages(&mut tree, &(mux.command)()).expect("pages are written");
         let page = tree.root.join("share/man/man1/kapsule-dbus-mux.1");
         assert!(
             fs::read_to_string(page)
@@ -341,5 +493,21 @@ mod tests {
                 "{file}"
             );
         }
+    }
+
+    #[test]
+    fn an_alias_and_a_daemon_have_their_places() {
+        let dir = testbed::TestDir::new();
+        let mut tree = Tree::new(dir.join("dist"));
+        tree.write("bin/kapsule", "a program").expect("written");
+        tree.link("kapsule", "bin/kap").expect("linked");
+        copy(&tree.root.join("bin/kap"), &dir.join("usr/bin/kap")).expect("copied");
+        let target = fs::read_link(dir.join("usr/bin/kap")).expect("still a link");
+        assert_eq!(target, Path::new("kapsule"));
+
+        pages_of_section(&mut tree, &kapsule_daemon::program::command(), "8").expect("written");
+        assert!(tree.root.join("share/man/man8/kapsuled.8").is_file());
+        let unit = placed("ExecStart=/usr/libexec/kapsuled\n", Path::new("/opt/k"));
+        assert_eq!(unit, "ExecStart=/opt/k/libexec/kapsuled\n");
     }
 }

@@ -48,6 +48,11 @@ struct Arguments {
     verbose: bool,
 }
 
+/// The command line, for the manual page.
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 /// Runs it.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
