@@ -14,6 +14,9 @@ use crate::cargo;
 ///
 /// `cargo xtask bench instructions` counts the instructions of fixed exchanges, and compares with what they were.
 ///
+/// `cargo xtask bench sidebus` measures a virtual machine's bus: what it adds to a portal's round trip, agent to broker,
+/// bulk data through a pipe, memory per client.
+///
 /// `cargo xtask bench shield` measures the firewall instead: from a blocked connection to the signal, from a verdict
 /// to the kernel's acknowledgement, and a flood.
 #[derive(clap::Args)]
@@ -26,9 +29,9 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some((first, rest)) = arguments.arguments.split_first()
-        && first == "shield"
+        && let Some(package) = ["shield", "sidebus"].into_iter().find(|name| first == name)
     {
-        return shield(rest);
+        return of_crate(package, rest);
     }
     let build = cargo::build(&[
         "--release",
@@ -60,9 +63,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     })
 }
 
-fn shield(arguments: &[OsString]) -> Result<ExitCode, Failure> {
+/// The benchmark that a crate has of its own.
+fn of_crate(package: &str, arguments: &[OsString]) -> Result<ExitCode, Failure> {
     let status = cargo::command()
-        .args(["bench", "--package", "shield", "--"])
+        .args(["bench", "--package", package, "--"])
         .args(arguments)
         .status()
         .map_err(Failure::doing("running cargo bench"))?;

@@ -117,14 +117,7 @@ impl Broker {
 
     /// How much of its memory is its own and there (bytes).
     pub fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))
-            .expect("it runs");
-        let kib = status
-            .lines()
-            .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"))
-            .and_then(|number| number.trim().parse::<u64>().ok())
-            .expect("the kernel says it");
-        kib * 1024
+        memory_of(self.process.id())
     }
 
     /// How many file descriptors it has.
@@ -133,6 +126,17 @@ impl Broker {
             .expect("it runs")
             .count()
     }
+}
+
+/// How much of a process's memory is its own and there (bytes).
+pub fn memory_of(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"))
+        .and_then(|number| number.trim().parse::<u64>().ok())
+        .expect("the kernel says it");
+    kib * 1024
 }
 
 /// Where a hybrid vsock has what the guest sends to the broker's port.
