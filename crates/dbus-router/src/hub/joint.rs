@@ -341,10 +341,11 @@ impl Hub {
         }
     }
 
-    /// Whether a rule of this client's is on its way to the buses.
+    /// Whether a rule of this client's is on its way to the container bus.
     pub(super) fn is_adding(&self, id: SessionId, rule: &MatchRule) -> bool {
         self.joints.all.values().any(|joint| {
             joint.session == id
+                && joint.container.is_none()
                 && matches!(&joint.kind, JointKind::AddMatch(adding) if **adding == *rule)
         })
     }
