@@ -5,8 +5,10 @@
 
 use std::future::Future;
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::signal::unix::{SignalKind, signal};
 use zbus::names::BusName;
 use zbus::{MatchRule, Message, MessageStream, OwnedObjectPath};
 
@@ -19,6 +21,9 @@ const PATHS: &str = "/org/kde/kapsule/operations";
 
 /// How many signals may wait to be read.
 const QUEUE: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+
+/// How long after Ctrl-C we wait for an operation that is beginning.
+const STARTING: Duration = Duration::from_millis(500);
 
 /// How an operation has ended.
 enum End {
@@ -60,11 +65,32 @@ pub async fn follow(
     .map_err(Error::on_bus(failed))?;
     let (mut signals, mut owners) = (signals, owners);
 
-    let path = start.await?;
+    let mut interrupts =
+        signal(SignalKind::interrupt()).map_err(Error::doing("listening for Ctrl-C"))?;
+    tokio::pin!(start);
+    let mut interrupted = false;
+    let path = tokio::select! {
+        path = &mut start => path?,
+        _ = interrupts.recv() => match tokio::time::timeout(STARTING, &mut start).await {
+            // It has begun already, though we had not heard of it yet.
+            Ok(path) => {
+                interrupted = true;
+                path?
+            }
+            // Somebody is being asked for a password, and does not want to.
+            Err(_) => return Err(Error::Cancelled(doing.to_owned())),
+        },
+    };
     // Anybody may send us a signal that looks like one of the daemon's.
-    let daemon = owner(manager).await?;
+    let gone = |error| match error {
+        Error::NoDaemon { .. } => Error::DaemonGone {
+            doing: doing.to_owned(),
+        },
+        other => other,
+    };
+    let daemon = owner(manager).await.map_err(gone)?;
     let mut progress = Progress::new(doing);
-    if let Some(end) = state(manager, &path).await? {
+    if let Some(end) = state(manager, &path).await.map_err(gone)? {
         return finish(&mut progress, doing, end, false);
     }
     let mut cancelled = false;
@@ -101,7 +127,7 @@ pub async fn follow(
                     return Err(Error::DaemonGone { doing: doing.to_owned() });
                 }
             }
-            _ = tokio::signal::ctrl_c() => {
+            _ = async { if !std::mem::take(&mut interrupted) { interrupts.recv().await; } } => {
                 if cancelled {
                     progress.clear();
                     return Err(Error::Cancelled(doing.to_owned()));

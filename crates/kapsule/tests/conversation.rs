@@ -368,9 +368,9 @@ fn names_and_errors_from_elsewhere_move_no_cursor() {
     let table = scene.kapsule(&["list"]).success();
     assert_eq!(
         table,
-        "NAME                     STATUS   IMAGE             MODE     CREATED\n\
+        "NAME                   STATUS   IMAGE             MODE     CREATED\n\
          bad\\u{1b}[2J\\u{9b}31m  Stopped  a|b\\u{a}c         DbusMux  2026-11-20 10:13\n\
-         work                     Running  images:debian/13  DbusMux  2026-11-20 10:13\n"
+         work                   Running  images:debian/13  DbusMux  2026-11-20 10:13\n"
     );
     let json = scene.kapsule(&["list", "--json"]).success();
     assert!(

@@ -31,6 +31,8 @@ fn a_container_from_create_to_rm() {
         ("snapshot and restore", snapshot_and_restore),
         ("upgrade and back", upgrade_and_back),
         ("a copy, stop and start", a_copy_stops_and_starts),
+        ("save and load", a_container_goes_through_a_file),
+        ("what there is", what_there_is_is_told),
         ("a manifest", a_manifest_is_carried_out),
         (
             "the default container",
@@ -361,6 +363,45 @@ fn a_copy_stops_and_starts(rig: &Rig<'_>) {
     assert_ne!(refused.status.code(), Some(0), "{}", refused.both());
     rig.alice(&["rm", "--force", "copy"]);
     assert_eq!(rig.alice(&["list", "--quiet"]), "work\n");
+}
+
+fn a_container_goes_through_a_file(rig: &Rig<'_>) {
+    rig.alice(&["run", "--root", "work", "--", "touch", "/etc/saved"]);
+    rig.alice(&["save", "work", "work.backup"]);
+    let again = rig.kapsule(&ALICE, &["save", "work", "work.backup"]);
+    assert_eq!(again.status.code(), Some(2), "{}", again.both());
+    rig.alice(&["load", "work.backup", "loaded"]);
+    let out = rig.alice(&["run", "loaded", "--", "sh", "-c", "id -un; ls /etc/saved"]);
+    assert_eq!(out, "alice\n/etc/saved\n");
+    rig.alice(&["rm", "--force", "loaded"]);
+}
+
+fn what_there_is_is_told(rig: &Rig<'_>) {
+    let json = |arguments: &[&str]| -> Value {
+        serde_json::from_str(&rig.alice(arguments)).expect("JSON")
+    };
+    let images = json(&["images", "--json"]);
+    assert_eq!(images[0]["aliases"][0], "trixie", "{images}");
+    assert!(rig.alice(&["images"]).contains("trixie"));
+    let features = json(&["features", "--json"]);
+    let names: Vec<_> = features
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|f| &f["name"])
+        .collect();
+    assert!(names.iter().any(|name| *name == "graphics"), "{features}");
+    assert!(
+        features[0]["description"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty()),
+        "{features}"
+    );
+    let daemon = json(&["daemon", "status", "--json"]);
+    assert_eq!(daemon["incus"], true, "{daemon}");
+    // Setting up the machine is nothing that alice may.
+    let init = rig.kapsule(&ALICE, &["init"]);
+    assert_eq!(init.status.code(), Some(1), "{}", init.both());
 }
 
 fn a_manifest_is_carried_out(rig: &Rig<'_>) {
