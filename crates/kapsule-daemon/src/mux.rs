@@ -13,7 +13,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -85,6 +84,7 @@ struct Plan {
     name: String,
     home: PathBuf,
     socket: PathBuf,
+    ready: PathBuf,
     host_bus: HostBus,
 }
 
@@ -186,6 +186,8 @@ impl Muxes {
             name: caller.name.clone(),
             home: caller.home.clone(),
             socket: directory.join(caller.uid.to_string()).join("bus"),
+            // Beside the directory that is to be seen inside.
+            ready: directory.with_file_name(format!("ready-{}", caller.uid)),
             host_bus,
         }
     }
@@ -255,7 +257,6 @@ impl Mux {
 
     /// Starts it, and waits for its end, or the container's.
     async fn run(&self, init: &Init, starter: &Starter) -> Result<End> {
-        let doing = "starting kapsule-dbus-mux";
         let plan = &self.plan;
         let root = init.root()?;
         let inside = session_bus(&root, init, plan.uid);
@@ -265,8 +266,10 @@ impl Mux {
             "making the directory of {}",
             plan.socket.display()
         )))?;
-        let (notify, address) = notify_socket().map_err(Error::failed(doing))?;
-        let command = plan.command(inside.map(|(socket, _)| socket), &address);
+        let ready = Ready::at(plan.ready.clone(), plan.uid).map_err(Error::failed(
+            format_args!("making {}", plan.ready.display()),
+        ))?;
+        let command = plan.command(inside.map(|(socket, _)| socket));
         let running = starter.start(command).await?;
         tracing::debug!(
             container = plan.container,
@@ -274,20 +277,9 @@ impl Mux {
             "kapsule-dbus-mux started"
         );
         let ready = async {
-            let mut message = [0; 512];
-            loop {
-                match notify.recv(&mut message).await {
-                    Ok(length)
-                        if message[..length]
-                            .split(|&b| b == b'\n')
-                            .any(|line| line == b"READY=1") =>
-                    {
-                        self.state.send_replace(State::Listening);
-                    }
-                    Ok(_) => {}
-                    Err(_) => std::future::pending().await,
-                }
-            }
+            ready.wait().await;
+            self.state.send_replace(State::Listening);
+            std::future::pending().await
         };
         let ended = running.wait();
         tokio::pin!(ended);
@@ -326,7 +318,7 @@ impl Plan {
         std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
     }
 
-    fn command(&self, inside: Option<OwnedFd>, notify: &str) -> Command {
+    fn command(&self, inside: Option<OwnedFd>) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--listen").arg(&self.socket);
         match &inside {
@@ -336,7 +328,7 @@ impl Plan {
             }
             // What is installed on the host is not inside; it is not to be started as if it were.
             None => {
-                command.arg("--inside-data-dirs=");
+                command.args(["--inside-data-dirs", "/nonexistent"]);
             }
         }
         command
@@ -347,7 +339,7 @@ impl Plan {
             .env("LOGNAME", &self.name)
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("XDG_RUNTIME_DIR", format!("/run/user/{}", self.uid))
-            .env("NOTIFY_SOCKET", notify)
+            .env("NOTIFY_SOCKET", &self.ready)
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null());
@@ -396,20 +388,45 @@ fn has_device(mounts: &str, (major, minor): (u32, u32)) -> bool {
         .any(|line| line.split(' ').nth(2) == Some(&device))
 }
 
-/// A socket to which a program says that it is ready, sd_notify(3), and its name in the environment.
-fn notify_socket() -> io::Result<(tokio::net::UnixDatagram, String)> {
-    let mut random = [0; 16];
-    rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty())?;
-    let name = random.iter().fold("kapsuled-".to_owned(), |name, byte| {
-        format!("{name}{byte:02x}")
-    });
-    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name)?;
-    let socket = std::os::unix::net::UnixDatagram::bind_addr(&address)?;
-    socket.set_nonblocking(true)?;
-    Ok((
-        tokio::net::UnixDatagram::from_std(socket)?,
-        format!("@{name}"),
-    ))
+/// A socket to which a program of this user says that it is ready, sd_notify(3). By its path: not every program knows
+/// abstract names.
+struct Ready {
+    socket: tokio::net::UnixDatagram,
+    path: PathBuf,
+}
+
+impl Ready {
+    fn at(path: PathBuf, uid: u32) -> io::Result<Self> {
+        // Of a daemon that was killed.
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = tokio::net::UnixDatagram::bind(&path)?;
+        let made = Self { socket, path };
+        std::fs::set_permissions(&made.path, std::fs::Permissions::from_mode(0o600))?;
+        std::os::unix::fs::chown(&made.path, Some(uid), None)?;
+        Ok(made)
+    }
+
+    /// Returns when it was said.
+    async fn wait(&self) {
+        let mut message = [0; 512];
+        while let Ok(length) = self.socket.recv(&mut message).await {
+            if message[..length]
+                .split(|&b| b == b'\n')
+                .any(|line| line == b"READY=1")
+            {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 /// Starts programs from one thread that lives as long as the daemon: they end with the thread that started them

@@ -640,8 +640,19 @@ pub(crate) fn run_as(
                 result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
                 result(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
             }
+            // A process group of its own, by which it is signalled.
+            if libc::setsid() < 0 {
+                return Err(io::Error::last_os_error());
+            }
             // Ends with the daemon: whoever starts it anew starts these anew.
             result(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM).into())?;
+            // What came over the bus may have been left to be inherited, and is other people's.
+            result(libc::syscall(
+                libc::SYS_close_range,
+                3u32,
+                u32::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            ))?;
             if let Some(fd) = &keep {
                 result(libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0).into())?;
             }

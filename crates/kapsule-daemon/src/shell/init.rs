@@ -147,7 +147,9 @@ impl Init {
             no_new_privileges: field("NoNewPrivs") == Some("1"),
             label: label(pid),
             filters,
-            cgroup: cgroup_directory(&cgroup),
+            cgroup: cgroup_directory(&cgroup).map_err(Error::failed(
+                "making a cgroup in the container's for what enters it",
+            ))?,
             prepared: Mutex::default(),
             pidfd,
         };
@@ -304,36 +306,46 @@ fn is_named(cgroup: &str, name: &str) -> bool {
             .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// The directory of the cgroup in which programs begin, given `/proc/PID/cgroup`.
-fn cgroup_directory(cgroup: &str) -> Option<OwnedFd> {
-    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let (own, _) = payload(path)?;
-    let mount = cgroup_mount(&std::fs::read_to_string("/proc/self/mountinfo").ok()?)?;
-    let own = mount.join(own.trim_start_matches('/'));
+/// The directory of the cgroup in which programs begin, given `/proc/PID/cgroup`; none for a process of no container.
+fn cgroup_directory(cgroup: &str) -> io::Result<Option<OwnedFd>> {
+    let Some((own, _)) = cgroup
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .and_then(payload)
+    else {
+        return Ok(None);
+    };
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    // One mount may hide another: that is where it is whose directory is there.
+    let own = cgroup_mounts(&mounts)
+        .map(|mount| mount.join(own.trim_start_matches('/')))
+        .find(|own| own.is_dir())
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "the unified hierarchy is not mounted whole",
+            )
+        })?;
     let leaf = own.join(LEAF);
-    if let Err(error) = std::fs::create_dir(&leaf) {
-        if error.kind() != io::ErrorKind::AlreadyExists {
-            tracing::warn!(path = %leaf.display(), %error, "no cgroup for programs that enter the container");
-            return None;
-        }
-    } else if let Ok(of) = std::fs::metadata(&own) {
-        // The container's service manager may move what is in it.
-        use std::os::unix::fs::MetadataExt;
-        for place in [leaf.clone(), leaf.join("cgroup.procs")] {
-            let _ = std::os::unix::fs::chown(place, Some(of.uid()), Some(of.gid()));
+    match std::fs::create_dir(&leaf) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+        Ok(()) => {
+            // The container's service manager may move what is in it.
+            use std::os::unix::fs::MetadataExt;
+            let of = std::fs::metadata(&own)?;
+            for place in [leaf.clone(), leaf.join("cgroup.procs")] {
+                std::os::unix::fs::chown(place, Some(of.uid()), Some(of.gid()))?;
+            }
         }
     }
-    rustix::fs::open(
-        &leaf,
-        OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY,
-        Mode::empty(),
-    )
-    .ok()
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+    Ok(Some(rustix::fs::open(&leaf, flags, Mode::empty())?))
 }
 
-/// Where the unified hierarchy is mounted whole, given `/proc/self/mountinfo`.
-fn cgroup_mount(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
+/// Where the unified hierarchy is mounted whole, given `/proc/self/mountinfo`: the newest first.
+fn cgroup_mounts(mounts: &str) -> impl Iterator<Item = PathBuf> {
+    mounts.lines().rev().filter_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
         let mut fields = mount.split(' ').skip(3);
         let (root, place) = (fields.next()?, fields.next()?);
@@ -370,7 +382,8 @@ mod tests {
     fn the_unified_hierarchy_is_found_where_it_is() {
         let mounts = "30 24 0:27 / /sys/fs/cgroup rw,nosuid - tmpfs tmpfs ro\n\
                       31 30 0:28 / /sys/fs/cgroup/unified rw shared:5 - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(cgroup_mount(mounts), Some("/sys/fs/cgroup/unified".into()));
+        let found: Vec<_> = cgroup_mounts(mounts).collect();
+        assert_eq!(found, [PathBuf::from("/sys/fs/cgroup/unified")]);
     }
 
     #[test]

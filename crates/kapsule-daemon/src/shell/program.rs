@@ -232,7 +232,9 @@ impl Running {
             std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero())).ok()?;
         // proc_pid_stat(5): the name is in parentheses and may have any; tpgid is the 8th field.
         let (_, fields) = stat.rsplit_once(')')?;
-        let group = Pid::from_raw(fields.split_whitespace().nth(5)?.parse().ok()?)?;
+        let number: i32 = fields.split_whitespace().nth(5)?.parse().ok()?;
+        // -1: it has no terminal any more.
+        let group = (number > 0).then(|| Pid::from_raw(number))??;
         (rustix::process::getsid(Some(group)).ok()? == self.pid).then_some(group)
     }
 }
