@@ -19,6 +19,9 @@ use crate::cargo;
 ///
 /// `cargo xtask bench shield` measures the firewall instead: from a blocked connection to the signal, from a verdict
 /// to the kernel's acknowledgement, and a flood.
+///
+/// `cargo xtask bench kapsule [--rounds N] [--json]` measures containers: from `kapsule enter` to the prompt, making and
+/// listing them, beside the same with `incus`; and the daemon's memory. Needs root and Incus.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct Arguments {
@@ -32,6 +35,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         && let Some(package) = ["shield", "sidebus"].into_iter().find(|name| first == name)
     {
         return of_crate(package, rest);
+    }
+    if let Some((first, rest)) = arguments.arguments.split_first()
+        && first == "kapsule"
+    {
+        return kapsule(rest);
     }
     let build = cargo::build(&[
         "--release",
@@ -67,6 +75,41 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 fn of_crate(package: &str, arguments: &[OsString]) -> Result<ExitCode, Failure> {
     let status = cargo::command()
         .args(["bench", "--package", package, "--"])
+        .args(arguments)
+        .status()
+        .map_err(Failure::doing("running cargo bench"))?;
+    Ok(match status.success() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn kapsule(arguments: &[OsString]) -> Result<ExitCode, Failure> {
+    // The programs are started by the benchmark, from beside it.
+    let build = cargo::build(&[
+        "--release",
+        "--package",
+        "kapsule",
+        "--package",
+        "kapsule-daemon",
+        "--package",
+        "kapsule-dbus-mux",
+        "--bins",
+    ])
+    .status()
+    .map_err(Failure::doing("running cargo build"))?;
+    if !build.success() {
+        return Err(Failure::new("the programs do not build (see above)"));
+    }
+    let status = cargo::command()
+        .args([
+            "bench",
+            "--package",
+            "kapsule-daemon",
+            "--bench",
+            "kapsule",
+            "--",
+        ])
         .args(arguments)
         .status()
         .map_err(Failure::doing("running cargo bench"))?;
