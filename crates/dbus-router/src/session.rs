@@ -98,24 +98,8 @@ pub(crate) struct Barrier {
     pub old: Option<UniqueName>,
     /// Inside owner after; where there is none the host's owner stands in.
     pub new: Option<UniqueName>,
-    /// Whether the host's name could be seen before, and after, where it is new rules that made the change.
-    pub seen: Option<(bool, bool)>,
-}
-
-impl Barrier {
-    /// A change that an owner inside made.
-    pub fn of_owner(
-        name: WellKnownName,
-        old: Option<UniqueName>,
-        new: Option<UniqueName>,
-    ) -> Barrier {
-        Barrier {
-            name,
-            old,
-            new,
-            seen: None,
-        }
-    }
+    /// Whether the host's name could be seen before, and after: new rules make it two different things.
+    pub seen: (bool, bool),
 }
 
 /// A call to a bus's driver that waits for its reply.

@@ -444,7 +444,7 @@ impl Hub {
         };
         // Until its barrier the change inside, or of the rules, has not happened for this session.
         let pending = session.pending_barrier(name);
-        let seen = pending.and_then(|barrier| barrier.seen);
+        let seen = pending.map(|barrier| barrier.seen);
         if session.on_host.is_some() {
             return seen.map_or_else(|| self.host_side_sees(id, name), |(before, _)| before);
         }

@@ -197,7 +197,7 @@ impl Hub {
         }
         self.tap_owner_changed(name, old, new, out);
         for id in self.watchers_of(name) {
-            self.start_barrier(id, Barrier::of_owner(name.clone(), old, new), out);
+            self.start_owner_barrier(id, name.clone(), old, new, out);
         }
     }
 
@@ -249,6 +249,26 @@ impl Hub {
             .build()
     }
 
+    /// A name gets another owner inside, or none, or one at last: see [`Hub::start_barrier`].
+    pub(super) fn start_owner_barrier(
+        &mut self,
+        id: SessionId,
+        name: WellKnownName,
+        old: Option<UniqueName>,
+        new: Option<UniqueName>,
+        out: &mut dyn Outbox,
+    ) {
+        // By the rules of this moment: what later ones make of the name is a change of its own.
+        let is_seen = !self.host_name_is_hidden(&name);
+        let barrier = Barrier {
+            name,
+            old,
+            new,
+            seen: (is_seen, is_seen),
+        };
+        self.start_barrier(id, barrier, out);
+    }
+
     /// Asks the host, on the session's own link, who owns a name that changes bus.
     pub(super) fn start_barrier(&mut self, id: SessionId, barrier: Barrier, out: &mut dyn Outbox) {
         let Some(session) = self.session_mut(id) else {
@@ -283,8 +303,7 @@ impl Hub {
         host_owner: Option<UniqueName>,
         out: &mut dyn Outbox,
     ) {
-        let now = !self.host_name_is_hidden(&barrier.name);
-        let (before, after) = barrier.seen.unwrap_or((now, now));
+        let (before, after) = barrier.seen;
         let outside = host_owner.filter(|it| !self.is_inside_client(*it));
         let old = barrier.old.or(outside.filter(|_| before));
         let new = barrier.new.or(outside.filter(|_| after));

@@ -78,7 +78,7 @@ impl Hub {
                     name: name.clone(),
                     old,
                     new,
-                    seen: Some((seen, is_seen)),
+                    seen: (seen, is_seen),
                 };
                 self.start_barrier(id, barrier, out);
             }
@@ -124,7 +124,7 @@ impl Hub {
                     name: name.clone(),
                     old: None,
                     new: None,
-                    seen: Some((before.contains(name), after.contains(name))),
+                    seen: (before.contains(name), after.contains(name)),
                 };
                 self.start_barrier(*id, barrier, out);
             }

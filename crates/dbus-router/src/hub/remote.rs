@@ -23,7 +23,7 @@ use super::{Control, DRIVER, Frame, Hub, Verdict};
 use crate::hash::HashMap;
 use crate::outbox::{Ending, Outbox, Outgoing};
 use crate::port::{Bus, Port, SessionId};
-use crate::session::{Barrier, DriverCall, Link, Phase, Purpose};
+use crate::session::{DriverCall, Link, Phase, Purpose};
 
 /// The step of OFFSET; above every major number that a host hands out.
 const STEP: u32 = 1_000_000;
@@ -719,7 +719,7 @@ impl Hub {
         if shown_old.is_some() && shown_new.is_some() {
             return self.tell_owner_change(id, &name, shown_old, shown_new, out);
         }
-        self.start_barrier(id, Barrier::of_owner(name, shown_old, shown_new), out);
+        self.start_owner_barrier(id, name, shown_old, shown_new, out);
     }
 
     /// The control link is about to hear that `name` has left `owner`. For a session that watches it and was not
@@ -1090,7 +1090,6 @@ impl Hub {
             );
             lost.sort_unstable();
             for (name, owner) in &lost {
-                let barrier = Barrier::of_owner(name.clone(), Some(*owner), None);
                 let watched = self.session(id).is_some_and(|session| {
                     session
                         .rules
@@ -1098,7 +1097,7 @@ impl Hub {
                         .any(|it| super::ownership::watches_name(&it.rule, name))
                 });
                 if watched {
-                    self.start_barrier(id, barrier, out);
+                    self.start_owner_barrier(id, name.clone(), Some(*owner), None, out);
                 }
             }
             // The host's half of an answer comes after the changes that it is to agree with.
