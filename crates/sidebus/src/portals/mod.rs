@@ -37,7 +37,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt as _;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use zbus::message::Type;
 use zbus::{Connection, Message, MessageStream, Variant};
@@ -49,6 +49,7 @@ use self::activation_tokens::ActivationTokens;
 use self::applications::DesktopFiles;
 use self::decisions::Decisions;
 use self::game_mode::Games;
+use self::guest::Call;
 use self::host::{Everyone, Host, add_match, is_name_change};
 use self::notifications::Notifications;
 use self::spool::Spool;
@@ -59,6 +60,12 @@ use crate::policy_file::Policy;
 
 /// Calls that are read at a time although they are large.
 const LARGE_CALLS: usize = 2;
+/// The longest arguments of a call (bytes). Values of unknown type take many times as much memory once they are read.
+const LONGEST: usize = 1 << 20;
+/// Room for all calls of the virtual machine that have not been answered (KiB).
+const ROOM: usize = 64 * 1024;
+/// What a file descriptor takes of it (KiB): there are few of them.
+const ROOM_OF_DESCRIPTOR: u32 = 512;
 
 /// What the portals are made of.
 #[derive(Debug)]
@@ -114,6 +121,7 @@ struct Shared {
     tokens: Mutex<ActivationTokens>,
     requests: Arc<Semaphore>,
     large_calls: Semaphore,
+    room: Arc<Semaphore>,
     notifications: Notifications,
     games: Games,
     open: Mutex<BTreeMap<String, RequestStatus>>,
@@ -175,6 +183,7 @@ impl Portals {
             tokens: Mutex::default(),
             requests: Arc::new(Semaphore::new(limits.requests.min(Semaphore::MAX_PERMITS))),
             large_calls: Semaphore::new(LARGE_CALLS),
+            room: Arc::new(Semaphore::new(ROOM)),
             notifications: Notifications::new(limits.notifications),
             games: Games::default(),
             open: Mutex::default(),
@@ -247,7 +256,7 @@ async fn serve(
     mut messages: MessageStream,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let mut guests: HashMap<String, mpsc::Sender<Message>> = HashMap::new();
+    let mut guests: HashMap<String, mpsc::Sender<Call>> = HashMap::new();
     let mut tasks = JoinSet::new();
     loop {
         let message = tokio::select! {
@@ -292,7 +301,7 @@ fn departed(message: &Message) -> Option<String> {
 async fn dispatch(
     shared: &Arc<Shared>,
     clients: &Clients,
-    guests: &mut HashMap<String, mpsc::Sender<Message>>,
+    guests: &mut HashMap<String, mpsc::Sender<Call>>,
     tasks: &mut JoinSet<()>,
     message: Message,
 ) {
@@ -312,23 +321,52 @@ async fn dispatch(
     let Some(sender) = guests.get(&name) else {
         return;
     };
-    let refused = match sender.try_send(message) {
-        Ok(()) => return,
-        Err(mpsc::error::TrySendError::Full(message)) => message,
-        // Its front end has failed; the next call gets a new one.
-        Err(mpsc::error::TrySendError::Closed(message)) => {
-            guests.remove(&name);
-            message
-        }
+    let (refused, why) = match room(shared, &message) {
+        Err(why) => (message, why),
+        Ok(room) => match sender.try_send(Call::new(message, room)) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(call)) => {
+                let why = "too many calls of this client wait to be looked at (limits.calls_per_client in the \
+                           broker's configuration)";
+                (call.message, why.to_owned())
+            }
+            // Its front end has failed; the next call gets a new one.
+            Err(mpsc::error::TrySendError::Closed(call)) => {
+                guests.remove(&name);
+                (
+                    call.message,
+                    "the front end of this client has failed".to_owned(),
+                )
+            }
+        },
     };
     let header = refused.header();
-    let answer = Message::error(&header, "org.freedesktop.DBus.Error.LimitsExceeded").build(&(
-        "too many calls of this client wait to be looked at (limits.calls_per_client in the broker's configuration)",
-    ));
+    let answer = Message::error(&header, "org.freedesktop.DBus.Error.LimitsExceeded")
+        .build(&(why.as_str(),));
     if let Ok(answer) = answer {
         // A bus that has ended is noticed by who reads from it.
         let _ = shared.vm.send(&answer).await;
     }
+}
+
+/// Room for a call until it is answered, or why there is none.
+fn room(shared: &Shared, message: &Message) -> Result<OwnedSemaphorePermit, String> {
+    let length = message.body().len();
+    if length > LONGEST {
+        return Err(format!(
+            "the arguments have {length} bytes, and no more than {LONGEST} cross"
+        ));
+    }
+    let descriptors = message.header().unix_fds().unwrap_or(0);
+    let bytes = u32::try_from(length / 1024)
+        .unwrap_or(u32::MAX)
+        .saturating_add(1);
+    let all = descriptors
+        .saturating_mul(ROOM_OF_DESCRIPTOR)
+        .saturating_add(bytes);
+    shared.room.clone().try_acquire_many_owned(all).map_err(|_| {
+        "too many calls of this virtual machine wait to be answered, or too many file descriptors with them".to_owned()
+    })
 }
 
 /// Passes on to all clients what the host's portals tell to all.

@@ -4,6 +4,7 @@
 //! `SIDEBUS_TEST_PORTAL_ROOT=DIR` takes xdg-desktop-portal from a system that is unpacked in DIR (another
 //! distribution's, with a newer version), in a mount namespace of its own.
 
+mod applications;
 mod ashpd_client;
 mod backend;
 mod client;
@@ -17,7 +18,11 @@ mod machine;
 mod monitors;
 mod notification;
 mod policy;
+mod program;
 mod requests;
+#[allow(dead_code, reason = "shared by tests, of which each needs a part")]
+#[path = "../rig/broker.rs"]
+mod rig;
 mod sessions;
 mod settings;
 

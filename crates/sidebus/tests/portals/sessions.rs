@@ -342,3 +342,41 @@ fn no_program_of_the_guest_is_started_at_login() {
         machine.stop().await;
     });
 }
+
+#[test]
+fn a_session_for_the_location_is_the_guests_and_is_closed() {
+    needs_portals!();
+    run(async {
+        let machine = Machine::start().await;
+        let client = machine.client().await;
+        let options = dictionary([
+            ("session_handle_token", Value::from("here")),
+            ("accuracy", Value::from(2u32)),
+        ]);
+        // Without GeoClue on the host there is no location; a session there is.
+        let created = client
+            .call("Location", "CreateSession", vec![options])
+            .await;
+        let session = match created {
+            Ok(answer) => text(&answer[0]).to_owned(),
+            Err(error) => testbed::skip!("the host has no locations: {error:?}"),
+        };
+        assert_eq!(session, format!("{PATH}/session/{}/here", client.sender()));
+        let status = machine.portals.as_ref().expect("they run").status().await;
+        assert_eq!(status.requests.len(), 1);
+        assert_eq!(status.requests[0].kind, "session");
+        client
+            .call_at(
+                DESKTOP,
+                &session,
+                "org.freedesktop.portal.Session",
+                "Close",
+                Vec::new(),
+            )
+            .await
+            .expect("it is there");
+        let status = machine.portals.as_ref().expect("they run").status().await;
+        assert_eq!(status.requests, []);
+        machine.stop().await;
+    });
+}

@@ -1,4 +1,4 @@
-//! The front end for one client of the guest.
+//! The front end for one client of the guest: its calls here, what the host says in [`host_side`].
 //!
 //! Principles:
 //! - What a client sends is done in its order; a client that waits holds up nobody else.
@@ -8,38 +8,33 @@
 //!   (the client, the host's portal, the host's bus), the other side is told.
 //! - Whatever is held for a client is bounded before it is taken.
 
+mod host_side;
+mod properties;
+
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use zbus::message::{Flags, Type};
+use zbus::message::Flags;
 use zbus::{Message, Variant};
 
-use super::decisions::{Decision, Verdict};
-use super::handles::{Handles, Kind, handle};
-use super::host::is_name_change;
-use super::link::{self, Link};
-use super::notifications::Notifications;
-use super::refusal::Refusal;
-use super::table::{
-    self, DESKTOP_NAME, DESKTOP_PATH, DOCUMENTS_PATH, Hand, Interface, Method, Out, Reach, Service,
-};
-use super::translate::{Outcome, Substitutes, Translator, imported_action};
-use super::values::{self, Value};
-use super::{Shared, applications, documents_portal, introspection};
 use crate::broker::clients::Client;
 use crate::broker::status::RequestStatus;
+use crate::portals::decisions::{Decision, Verdict};
+use crate::portals::handles::{Handles, Kind, handle};
+use crate::portals::link::{self, Link};
+use crate::portals::notifications::Notifications;
+use crate::portals::refusal::Refusal;
+use crate::portals::table::{
+    self, DESKTOP_NAME, DESKTOP_PATH, DOCUMENTS_PATH, Hand, Interface, Method, Service,
+};
+use crate::portals::translate::{Outcome, Substitutes, Translator};
+use crate::portals::values::{self, Value};
+use crate::portals::{Shared, applications, documents_portal};
 
-/// The longest arguments of a call (bytes). Values of unknown type take many times as much memory.
-const LONGEST: usize = 1 << 20;
 /// From here on calls are read one at a time.
 const LARGE: usize = 64 * 1024;
-/// Transfers that may be written at most, of one client.
-const MOST_TRANSFERS: usize = 64;
-/// How long a program of the guest may take to be told of an action.
-const ACTION_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A request or session that is open on the host.
 struct Open {
@@ -65,9 +60,27 @@ impl Drop for Permit {
     }
 }
 
+/// A call of the guest, and the room that it takes until it is answered.
+#[derive(Debug)]
+pub(super) struct Call {
+    /// As it came.
+    pub message: Message,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Call {
+    /// `room` is its place in [`Shared::room`].
+    pub fn new(message: Message, room: OwnedSemaphorePermit) -> Call {
+        Call {
+            message,
+            _room: room,
+        }
+    }
+}
+
 /// A call to the host that has not been answered.
 struct Pending {
-    call: Message,
+    call: Arc<Call>,
     method: &'static Method,
     version: u32,
     /// The host's paths, as we expect them.
@@ -108,7 +121,7 @@ struct Guest {
 pub(super) async fn serve(
     shared: Arc<Shared>,
     client: Arc<Client>,
-    mut calls: mpsc::Receiver<Message>,
+    mut calls: mpsc::Receiver<Call>,
 ) {
     let claimed = client.claims.app_id.clone();
     let mut guest = Guest {
@@ -134,7 +147,7 @@ pub(super) async fn serve(
             call = calls.recv() => match call {
                 // Nobody is there for what is left of it.
                 Some(_) if calls.is_closed() => break,
-                Some(call) => guest.call(call).await,
+                Some(call) => guest.call(Arc::new(call)).await,
                 None => break,
             },
         }
@@ -152,9 +165,9 @@ async fn from_host(link: &mut Option<Link>) -> Option<Message> {
 impl Guest {
     // ── Calls of the guest ──
 
-    async fn call(&mut self, call: Message) {
+    async fn call(&mut self, call: Arc<Call>) {
         let answer = self.answer(&call).await;
-        let (interface, member) = names(&call);
+        let (interface, member) = names(&call.message);
         let portal = interface.starts_with(table::INTERFACE_PREFIX);
         match answer {
             Ok(answer) => {
@@ -162,7 +175,7 @@ impl Guest {
                     self.note(&interface, &member, None, Verdict::Allowed, None);
                 }
                 if let Answer::Values(values) = answer {
-                    self.reply(&call, values).await;
+                    self.reply(&call.message, values).await;
                 }
             }
             Err(refusal) => {
@@ -175,18 +188,18 @@ impl Guest {
                         Some(refusal.text()),
                     );
                 }
-                self.reply_error(&call, &refusal).await;
+                self.reply_error(&call.message, &refusal).await;
             }
         }
     }
 
-    async fn answer(&mut self, call: &Message) -> Result<Answer, Refusal> {
-        let header = call.header();
+    async fn answer(&mut self, call: &Arc<Call>) -> Result<Answer, Refusal> {
+        let header = call.message.header();
         let path = header
             .path()
             .map(|path| path.to_string())
             .unwrap_or_default();
-        let (interface, member) = names(call);
+        let (interface, member) = names(&call.message);
         match interface.as_str() {
             "org.freedesktop.DBus.Peer" => match member.as_str() {
                 "Ping" => Ok(Answer::Values(Vec::new())),
@@ -199,7 +212,9 @@ impl Guest {
                 let xml = self.introspect(&path).await?;
                 Ok(Answer::Values(vec![Value::from(xml)]))
             }
-            "org.freedesktop.DBus.Properties" => self.properties(call, &path, &member).await,
+            "org.freedesktop.DBus.Properties" => {
+                self.properties(&call.message, &path, &member).await
+            }
             "org.freedesktop.portal.Request" | "org.freedesktop.portal.Session" => {
                 let kind = match interface.as_str() {
                     "org.freedesktop.portal.Request" => Kind::Request,
@@ -211,7 +226,7 @@ impl Guest {
                 self.close_handle(kind, &path).await
             }
             "org.freedesktop.host.portal.Registry" if path == DESKTOP_PATH => {
-                self.register(call, &member)
+                self.register(&call.message, &member)
             }
             _ => self.portal(call, &path, &interface, &member).await,
         }
@@ -219,7 +234,7 @@ impl Guest {
 
     async fn portal(
         &mut self,
-        call: &Message,
+        call: &Arc<Call>,
         path: &str,
         interface: &str,
         member: &str,
@@ -258,12 +273,6 @@ impl Guest {
                 described.name
             )));
         };
-        let length = call.body().len();
-        if length > LONGEST {
-            return Err(Refusal::limit(format!(
-                "the arguments have {length} bytes, and no more than {LONGEST} cross"
-            )));
-        }
         let version = self.version(described).await?;
         if method.since > version {
             return Err(Refusal::unknown_method(format!(
@@ -272,12 +281,12 @@ impl Guest {
             )));
         }
         let shared = self.shared.clone();
-        let _one_at_a_time = match length > LARGE {
+        let _one_at_a_time = match call.message.body().len() > LARGE {
             // It is never closed.
             true => shared.large_calls.acquire().await.ok(),
             false => None,
         };
-        let arguments = values::arguments(call)?;
+        let arguments = values::arguments(&call.message)?;
         self.by_hand(call, described, method, version, arguments)
             .await
     }
@@ -307,7 +316,7 @@ impl Guest {
     /// What is not done by the table alone.
     async fn by_hand(
         &mut self,
-        call: &Message,
+        call: &Arc<Call>,
         interface: &'static Interface,
         method: &'static Method,
         version: u32,
@@ -484,7 +493,7 @@ impl Guest {
     /// Sends a call to the host; what it answers goes to the guest when it comes.
     async fn forward(
         &mut self,
-        call: &Message,
+        call: &Arc<Call>,
         interface: &'static Interface,
         method: &'static Method,
         version: u32,
@@ -696,491 +705,6 @@ impl Guest {
         }
     }
 
-    // ── Properties and introspection ──
-
-    async fn properties(
-        &mut self,
-        call: &Message,
-        path: &str,
-        member: &str,
-    ) -> Result<Answer, Refusal> {
-        let arguments = values::arguments(call)?;
-        let text_at = |index: usize| arguments.get(index).and_then(values::text);
-        let interface =
-            text_at(0).ok_or_else(|| Refusal::invalid(format!("{member} takes an interface")))?;
-        if self.sessions.has_guest(path) && interface == "org.freedesktop.portal.Session" {
-            return match (member, text_at(1)) {
-                ("Get", Some("version")) => Ok(Answer::Values(vec![boxed(Value::from(1u32))])),
-                ("GetAll", _) => {
-                    let all = [("version".to_owned(), Value::from(1u32))];
-                    Ok(Answer::Values(vec![values::dictionary(all)]))
-                }
-                _ => Err(unknown_property(interface, text_at(1).unwrap_or_default())),
-            };
-        }
-        let described = table::interface(interface)
-            .filter(|interface| interface.service.path() == path)
-            .ok_or_else(|| match table::why_refused(interface) {
-                Some(why) => Refusal::unknown_interface(format!(
-                    "{interface} is not carried into a virtual machine: {why}"
-                )),
-                None => Refusal::unknown_interface(format!("{path} has no interface {interface}")),
-            })?;
-        self.check_policy(described)?;
-        let version = self.version(described).await?;
-        match member {
-            "Get" => {
-                let name = text_at(1).unwrap_or_default();
-                let value = match described.property(name) {
-                    _ if name == "version" => Value::from(version),
-                    Some(property) if property.since <= version => {
-                        self.shared.host.property(described, name).await?
-                    }
-                    _ => return Err(unknown_property(interface, name)),
-                };
-                Ok(Answer::Values(vec![boxed(value)]))
-            }
-            "GetAll" => {
-                let mut all = vec![("version".to_owned(), Value::from(version))];
-                for property in described.properties {
-                    if property.since <= version
-                        && let Ok(value) = self.shared.host.property(described, property.name).await
-                    {
-                        all.push((property.name.to_owned(), value));
-                    }
-                }
-                Ok(Answer::Values(vec![values::dictionary(all)]))
-            }
-            "Set" => Err(Refusal::named(
-                "org.freedesktop.DBus.Error.PropertyReadOnly",
-                format!("properties of {interface} can be read only"),
-            )),
-            _ => Err(unknown_method("org.freedesktop.DBus.Properties", member)),
-        }
-    }
-
-    async fn introspect(&self, path: &str) -> Result<String, Refusal> {
-        if self.requests.has_guest(path) {
-            return Ok(introspection::of_request());
-        }
-        if self.sessions.has_guest(path) {
-            return Ok(introspection::of_session());
-        }
-        let service = match path {
-            DESKTOP_PATH => Service::Desktop,
-            DOCUMENTS_PATH => Service::Documents,
-            "/" => return Ok(introspection::of_parent(&["org"])),
-            "/org" => return Ok(introspection::of_parent(&["freedesktop"])),
-            "/org/freedesktop" => return Ok(introspection::of_parent(&["portal"])),
-            "/org/freedesktop/portal" => {
-                return Ok(introspection::of_parent(&["desktop", "documents"]));
-            }
-            _ => {
-                return Err(Refusal::unknown_object(format!(
-                    "there is no object {path}"
-                )));
-            }
-        };
-        let mut there = Vec::new();
-        for interface in table::carried() {
-            if interface.service == service
-                && self.check_policy(interface).is_ok()
-                && let Ok(version) = self.version(interface).await
-            {
-                there.push((interface, version));
-            }
-        }
-        Ok(introspection::of_portals(there, &[]))
-    }
-
-    // ── What the host says ──
-
-    async fn heard(&mut self, message: Message) {
-        match message.message_type() {
-            Type::MethodReturn | Type::Error => {
-                let serial = message.header().reply_serial();
-                if let Some(pending) = serial.and_then(|serial| self.pending.remove(&serial)) {
-                    self.replied(pending, &message).await;
-                }
-            }
-            Type::Signal if is_name_change(&message) => {
-                let gone = values::arguments(&message).is_ok_and(|arguments| {
-                    matches!(arguments.get(1).and_then(values::text), Some(old) if !old.is_empty())
-                });
-                if gone {
-                    self.host_is_gone("the host's portal has gone").await;
-                }
-            }
-            Type::Signal => self.signalled(message).await,
-            // Nobody calls a method of a client's link.
-            Type::MethodCall => {}
-        }
-    }
-
-    async fn replied(&mut self, pending: Pending, reply: &Message) {
-        let translated = match self.refusal_in(reply) {
-            Some(refusal) => Err(refusal),
-            None => self.translate_reply(&pending, reply).await,
-        };
-        match translated {
-            Ok(values) => {
-                self.reply(&pending.call, values).await;
-                if let Some(host) = &pending.request {
-                    self.handle_is_told(host).await;
-                }
-            }
-            Err(refusal) => {
-                if let Some(host) = &pending.request {
-                    self.requests.remove_host(host);
-                }
-                if let Some(host) = &pending.session {
-                    self.sessions.remove_host(host);
-                }
-                self.reply_error(&pending.call, &refusal).await;
-            }
-        }
-    }
-
-    fn refusal_in(&self, reply: &Message) -> Option<Refusal> {
-        if reply.message_type() != Type::Error {
-            return None;
-        }
-        let name = reply.header().error_name().map_or(
-            "org.freedesktop.DBus.Error.Failed".to_owned(),
-            ToString::to_string,
-        );
-        let text = values::arguments(reply)
-            .ok()
-            .and_then(|arguments| arguments.first().and_then(values::text).map(str::to_owned));
-        Some(Refusal::named(name, text.unwrap_or_default()))
-    }
-
-    async fn translate_reply(
-        &mut self,
-        pending: &Pending,
-        reply: &Message,
-    ) -> Result<Vec<Value>, Refusal> {
-        let mut values = values::arguments(reply)?;
-        if pending.method.hand == Hand::ReadSettings
-            && let Some(settings) = values.first_mut()
-        {
-            *settings = self.shown_settings(settings)?;
-        }
-        if pending.writable
-            && self.writable_transfers.len() < MOST_TRANSFERS
-            && let Some(key) = values.first().and_then(values::text)
-        {
-            self.writable_transfers.insert(key.to_owned());
-        }
-        for (out, value) in pending.method.outs.iter().zip(&values) {
-            let Some(told) = values::path_text(value) else {
-                continue;
-            };
-            match (out.role, &pending.request, &pending.session) {
-                (Out::Handle, Some(expected), _) => self.requests.move_host(expected, told),
-                (Out::Session, _, Some(expected)) => self.sessions.move_host(expected, told),
-                _ => {}
-            }
-        }
-        let guest_session = self.guest_sessions();
-        let session = |host: &str| guest_session.get(host).cloned();
-        let mut translated = self
-            .translator(pending.version)
-            .outs(pending.method.outs, values, &session)
-            .await?;
-        for (out, value) in pending.method.outs.iter().zip(&mut translated) {
-            if let Out::Handle = out.role {
-                let host = values::path_text(value).unwrap_or_default();
-                let (guest, _) = self
-                    .requests
-                    .at_host(host)
-                    .ok_or_else(|| Refusal::failed("the host gave a handle of another request"))?;
-                *value = zbus::ObjectPath::try_from(guest.to_owned())
-                    .map(Value::from)
-                    .map_err(|error| Refusal::failed(error.to_string()))?;
-            }
-        }
-        Ok(translated)
-    }
-
-    /// The guest has its request's handle: what came early is told now.
-    async fn handle_is_told(&mut self, host: &str) {
-        // The host may have given it another path than was expected.
-        self.requests
-            .mark(|open| open.answered = true, |path| path == host);
-        for message in std::mem::take(&mut self.early) {
-            Box::pin(self.signalled(message)).await;
-        }
-    }
-
-    fn shown_settings(&self, settings: &Value) -> Result<Value, Refusal> {
-        let Variant::Dict(all) = settings else {
-            return Err(Refusal::failed(
-                "the host's settings are not as they are described",
-            ));
-        };
-        let failed = |error: zbus::Error| Refusal::failed(format!("the host's settings: {error}"));
-        let values_signature =
-            zbus::Signature::dict(zbus::Signature::Str, zbus::Signature::Variant);
-        let mut shown = zbus::Dict::new(&zbus::Signature::Str, &values_signature);
-        for (namespace, values) in all.iter() {
-            let allowed = matches!(namespace, Variant::Str(name) if self.shared.policy.allows_setting(name.as_str()));
-            if allowed {
-                shown
-                    .append(values::owned(namespace)?, values::owned(values)?)
-                    .map_err(failed)?;
-            }
-        }
-        Ok(Variant::Dict(shown))
-    }
-
-    /// The guest's handles of sessions, by the host's.
-    fn guest_sessions(&self) -> HashMap<String, String> {
-        self.sessions
-            .iter()
-            .filter_map(|(guest, _)| {
-                Some((self.sessions.host_of(guest)?.to_owned(), guest.to_owned()))
-            })
-            .collect()
-    }
-
-    async fn signalled(&mut self, message: Message) {
-        let header = message.header();
-        let path = header
-            .path()
-            .map(|path| path.to_string())
-            .unwrap_or_default();
-        let (interface, member) = names(&message);
-        match (interface.as_str(), member.as_str()) {
-            ("org.freedesktop.portal.Request", "Response") => {
-                match self.requests.at_host(&path).map(|(_, open)| open.answered) {
-                    Some(true) => self.responded(&path, &message).await,
-                    Some(false) => self.early.push(message.clone()),
-                    // The host has given the handle another path, and has not told it yet; or it is closed.
-                    None if !self.pending.is_empty() => self.early.push(message.clone()),
-                    None => {}
-                }
-            }
-            ("org.freedesktop.portal.Session", "Closed") => {
-                if let Some((guest, _)) = self.sessions.remove_host(&path) {
-                    let details = match values::arguments(&message) {
-                        Ok(details)
-                            if !details.iter().any(|value| values::has_descriptor(value)) =>
-                        {
-                            details
-                        }
-                        _ => vec![values::dictionary([])],
-                    };
-                    self.emit(&guest, "org.freedesktop.portal.Session", "Closed", details)
-                        .await;
-                }
-            }
-            _ => self.portal_signalled(&message, &interface, &member).await,
-        }
-    }
-
-    async fn portal_signalled(&mut self, message: &Message, interface: &str, member: &str) {
-        let Some(interface) = table::interface(interface) else {
-            return;
-        };
-        let Some(signal) = interface.signal(member) else {
-            return;
-        };
-        if signal.reach == Reach::Everyone || self.check_policy(interface).is_err() {
-            // The watching connection passes on what is for all.
-            return;
-        }
-        let Ok(mut values) = values::arguments(message) else {
-            return;
-        };
-        let mut exported = None;
-        if signal.reach == Reach::Notification {
-            let id = values
-                .first()
-                .and_then(values::text)
-                .unwrap_or_default()
-                .to_owned();
-            let Some(id) = Notifications::guest_id(&self.app_id, &id) else {
-                return;
-            };
-            let action = values.get(1).and_then(values::text).unwrap_or_default();
-            let action = imported_action(action).to_owned();
-            if let Some(parameter) = values.get(2) {
-                self.shared.tokens().learn(parameter);
-            }
-            exported = action.strip_prefix("app.").map(str::to_owned);
-            if let [first, second, ..] = values.as_mut_slice() {
-                *first = Value::from(id.to_owned());
-                *second = Value::from(action);
-            }
-        }
-        let guest_sessions = self.guest_sessions();
-        let session = |host: &str| guest_sessions.get(host).cloned();
-        let translated = self
-            .translator(interface.version)
-            .outs(signal.args, values, &session)
-            .await;
-        match translated {
-            Ok(values) => {
-                if let Some(action) = exported
-                    && let Some(parameter) = values.get(2)
-                    && self.activate(&action, parameter).await
-                {
-                    return;
-                }
-                self.emit(
-                    interface.service.path(),
-                    interface.name,
-                    signal.name,
-                    values,
-                )
-                .await;
-            }
-            Err(refusal) => tracing::debug!(
-                interface = interface.name,
-                member,
-                %refusal,
-                "a signal of the host's is for no session of this client"
-            ),
-        }
-    }
-
-    /// An exported action of a notification: the application's own object is told, if it is on the guest's bus.
-    async fn activate(&self, action: &str, parameter: &Value) -> bool {
-        let Some(app) = &self.claimed else {
-            return false;
-        };
-        let path = format!("/{}", app.replace('.', "/").replace('-', "_"));
-        let Ok(items) = values::items(parameter) else {
-            return false;
-        };
-        let mut items = items.iter().map(values::unwrapped);
-        let (mut target, mut platform) = (Vec::new(), values::dictionary([]));
-        for item in &mut items {
-            match (values::owned(item), values::signature(item).as_str()) {
-                (Ok(data), "a{sv}") => platform = data,
-                (Ok(item), _) => target.push(boxed(item)),
-                (Err(_), _) => return false,
-            }
-        }
-        let Ok(target) = values::array("v", target) else {
-            return false;
-        };
-        let structure = zbus::Structure::builder()
-            .append_field(Value::from(action.to_owned()))
-            .append_field(target)
-            .append_field(platform)
-            .build();
-        let Ok(structure) = structure else {
-            return false;
-        };
-        let call = self.shared.vm.call_method(
-            Some(app.as_str()),
-            path.as_str(),
-            Some("org.freedesktop.Application"),
-            "ActivateAction",
-            &structure,
-        );
-        matches!(tokio::time::timeout(ACTION_PATIENCE, call).await, Ok(Ok(_)))
-    }
-
-    /// A request has ended.
-    async fn responded(&mut self, host: &str, message: &Message) {
-        let Ok(arguments) = values::arguments(message) else {
-            return;
-        };
-        let mut arguments = arguments.into_iter();
-        let (Some(Variant::U32(code)), Some(results)) = (arguments.next(), arguments.next()) else {
-            return;
-        };
-        let Some((guest, open)) = self.requests.at_host(host) else {
-            return;
-        };
-        let guest = guest.to_owned();
-        let (interface, method, session) = (open.interface, open.method, open.session.clone());
-        let Some(response) = &method.response else {
-            return;
-        };
-        let (code, results) = if code == 0 {
-            if let Some(expected) = &session
-                && let Ok(entries) = values::owned(&results).and_then(values::entries)
-                && let Some((_, told)) = entries.iter().find(|(key, _)| key == "session_handle")
-                && let Some(told) = values::path_text(told)
-            {
-                self.sessions.move_host(expected, told);
-            }
-            let guest_sessions = self.guest_sessions();
-            let guest_session = |host: &str| guest_sessions.get(host).cloned();
-            let translated = self
-                .translator(interface.version)
-                .results(response, results, &guest_session)
-                .await;
-            match translated {
-                Ok((results, left_out)) => {
-                    for key in left_out {
-                        self.note(
-                            interface.name,
-                            method.name,
-                            Some(&key),
-                            Verdict::LeftOut,
-                            Some("this result does not cross"),
-                        );
-                    }
-                    (0, results)
-                }
-                Err(refusal) => {
-                    tracing::warn!(
-                        interface = interface.name,
-                        method = method.name,
-                        %refusal,
-                        "what the host answered cannot be handed to the guest"
-                    );
-                    (2, values::dictionary([]))
-                }
-            }
-        } else {
-            (code, values::dictionary([]))
-        };
-        if code != 0 || !response.lasting {
-            self.requests.remove_host(host);
-        }
-        if code != 0
-            && let Some(session) = session
-        {
-            self.sessions.remove_host(&session);
-        }
-        let body = vec![Value::from(code), results];
-        self.emit(&guest, "org.freedesktop.portal.Request", "Response", body)
-            .await;
-    }
-
-    /// The host's portal, or its bus, is not there any more: nothing that waits for it waits on.
-    async fn host_is_gone(&mut self, why: &str) {
-        self.link = None;
-        self.early.clear();
-        self.writable_transfers.clear();
-        for (_, pending) in std::mem::take(&mut self.pending) {
-            if let Some(host) = &pending.request {
-                self.requests.remove_host(host);
-            }
-            if let Some(host) = &pending.session {
-                self.sessions.remove_host(host);
-            }
-            self.reply_error(&pending.call, &Refusal::no_reply(why))
-                .await;
-        }
-        for (guest, _, _) in self.requests.drain() {
-            let body = vec![Value::from(2u32), values::dictionary([])];
-            self.emit(&guest, "org.freedesktop.portal.Request", "Response", body)
-                .await;
-        }
-        for (guest, _, _) in self.sessions.drain() {
-            let body = vec![values::dictionary([])];
-            self.emit(&guest, "org.freedesktop.portal.Session", "Closed", body)
-                .await;
-        }
-    }
-
     /// The client has gone: nothing of it stays open on the host.
     async fn close(mut self) {
         for (_, host, _) in self.requests.drain() {
@@ -1297,8 +821,4 @@ fn boxed(value: Value) -> Value {
 
 fn unknown_method(interface: &str, member: &str) -> Refusal {
     Refusal::unknown_method(format!("{interface} has no method {member}"))
-}
-
-fn unknown_property(interface: &str, name: &str) -> Refusal {
-    Refusal::unknown_property(format!("{interface} has no property {name:?}"))
 }
