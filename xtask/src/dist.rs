@@ -231,7 +231,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             guests.display()
         )))?;
     }
-    let archive = guest_package::make(&guests, &arguments.prefix)?;
+    let agent = cargo::target_dir().join("release/sidebus-agent");
+    let archive = guest_package::make(&guests, &arguments.prefix, &agent)?;
     println!(
         "{} (for a virtual machine: tar -xzf … -C {})",
         archive.display(),

@@ -27,14 +27,13 @@ const UNITS: [(&str, &str); 3] = [
 
 const PRESET: &str = include_str!("../../crates/sidebus/data/guest/80-sidebus.preset");
 
-/// Makes the tree and the archive in `dist`; gives back the archive's path.
+/// Makes the tree and the archive in `dist`, with the program `agent`, to be unpacked at `prefix`; gives back the archive's path.
 ///
 /// # Errors
 /// Something cannot be written; there is no `tar`.
-pub fn make(dist: &Path, prefix: &Path) -> Result<PathBuf, Failure> {
+pub fn make(dist: &Path, prefix: &Path, agent: &Path) -> Result<PathBuf, Failure> {
     let mut tree = Tree::new(dist.join("guest"));
-    let agent = cargo::target_dir().join("release/sidebus-agent");
-    tree.copy(&agent, "bin/sidebus-agent")?;
+    tree.copy(agent, "bin/sidebus-agent")?;
     man_pages(&mut tree, &sidebus::agent::cli::command())?;
     let bindir = prefix.join("bin").display().to_string();
     for (unit, text) in UNITS {
@@ -66,5 +65,38 @@ pub fn make(dist: &Path, prefix: &Path) -> Result<PathBuf, Failure> {
     match status.success() {
         true => Ok(archive),
         false => Err(Failure::new("tar failed (see above)")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_archive_has_the_agent_its_units_and_their_preset() {
+        let dir = testbed::TestDir::new();
+        let agent = dir.write("agent", "#!/bin/true\n");
+        let archive = make(&dir.join("dist"), Path::new("/usr/local"), &agent).expect("it is made");
+        let mut tar = Command::new("tar");
+        tar.arg("-xzf")
+            .arg(archive)
+            .arg("-C")
+            .arg(dir.make_dir("out"));
+        assert!(tar.status().expect("tar is here").success());
+        let unit = dir.join("out/lib/systemd/system/sidebus-agent@.service");
+        let unit = std::fs::read_to_string(unit).expect("a unit");
+        assert!(
+            unit.contains("ExecStart=/usr/local/bin/sidebus-agent "),
+            "{unit}"
+        );
+        for file in [
+            "bin/sidebus-agent",
+            "lib/systemd/system/sidebus-agent@.socket",
+            "lib/systemd/system/run-sidebus-documents.mount",
+            "lib/systemd/system-preset/80-sidebus.preset",
+            "share/man/man1/sidebus-agent.1",
+        ] {
+            assert!(dir.join("out").join(file).is_file(), "{file}");
+        }
     }
 }

@@ -1,10 +1,16 @@
 //! The systemd units: what systemd itself says of them.
 
+#[allow(dead_code, reason = "shared by tests, of which each needs a part")]
+#[path = "rig/raw_guest.rs"]
+mod raw_guest;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use testbed::{Output, TestDir, needs, run_to_end, tools};
+use dbus_wire::Body;
+use raw_guest::RawGuest;
+use testbed::{Output, Process, TestDir, needs, run_to_end, tools};
 
 /// What `systemd-analyze security` may say of the agent at most, on its scale from 0 (nothing can go wrong) to 10.
 const MOST_EXPOSURE: &str = "--threshold=20";
@@ -89,4 +95,34 @@ fn the_agent_is_in_a_sandbox() {
         &units[..1],
     );
     output.success();
+}
+
+#[test]
+fn the_broker_is_started_by_the_guests_first_connection() {
+    needs!(tools::SOCKET_ACTIVATE);
+    let dir = TestDir::new();
+    let port = dir.make_dir("vm").join("vsock_1337");
+    let mut command = Command::new("systemd-socket-activate");
+    command
+        .arg("--listen")
+        .arg(&port)
+        .arg(env!("CARGO_BIN_EXE_sidebus-broker"))
+        // As in the unit: where the socket is passed, what else would say where it is does not count.
+        .args(["--vm", "test", "--bus-only", "--vsock-port", "1337"])
+        .arg("--vsock-path")
+        .arg(dir.join("vm/vsock"))
+        .arg("--runtime-dir")
+        .arg(dir.join("vm"))
+        .env_clear()
+        .envs(dir.environment());
+    let mut process =
+        Process::start(command, "systemd-socket-activate", &dir.join("logs")).expect("it starts");
+    while !port.exists() {
+        assert!(process.has_ended().is_none(), "{}", process.log());
+        std::thread::yield_now();
+    }
+    let (_control, session) = RawGuest::control(&port);
+    let (mut client, name) = RawGuest::on_the_bus(&port, session);
+    assert!(name.starts_with(':'));
+    client.call_driver("GetId", &Body::new()).returned();
 }

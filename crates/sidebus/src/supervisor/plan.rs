@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::SupervisorError;
+use crate::portals::applications::machine_id;
 
 /// Where the daemons of other projects are.
 ///
@@ -105,11 +106,10 @@ impl Plan {
         })
     }
 
-    /// The application id under which all of the guest is known to the document portal: `vm.NAME`. A document that the guest
-    /// may see is granted to this id, for this id's view of the documents is what the guest mounts. (An application id has `-`
-    /// in its last part only, so here it is `_`.)
+    /// The application id under which all of the guest is known to the document portal (`vm.NAME`). A document that the guest
+    /// may see is granted to this id, for this id's view of the documents is what the guest mounts.
     pub fn documents_app_id(&self) -> String {
-        format!("vm.{}", self.vm.replace('-', "_"))
+        machine_id(&self.vm)
     }
 
     /// The private bus's socket.
