@@ -156,6 +156,49 @@ fn a_name_that_moves_to_the_host_moves_from_owner_to_owner() {
 }
 
 #[test]
+fn a_name_that_leaves_the_inside_while_new_rules_hide_it_is_told_of_once() {
+    let place = Place::new(open());
+    let service = place.service(NAME);
+    let (mut owner, mut watcher) = (place.inside(), place.inside());
+    let (inside, outside) = (
+        owner.unique_name().to_owned(),
+        service.unique_name().to_owned(),
+    );
+    let change = |old: &str, new: &str| vec![NAME.to_owned(), old.to_owned(), new.to_owned()];
+    watcher.add_match(&format!("member='NameOwnerChanged',arg0='{NAME}'"));
+    for _ in 0..20 {
+        assert_eq!(owner.request_name(NAME, 0), 1);
+        // Not waited for: the rules change while the host is being asked who owns it there.
+        let body = Body::new().str(NAME);
+        let release =
+            dbus_wire::message::Builder::method_call("/org/freedesktop/DBus", "ReleaseName")
+                .interface("org.freedesktop.DBus")
+                .destination("org.freedesktop.DBus")
+                .body(&body);
+        let serial = owner.send(release);
+        place
+            .handle
+            .set_policy(Policy::from_rules(Rules::default()));
+        place.handle.status().unwrap();
+        owner.expect_reply(serial).returned();
+        // The rules may have been first: then it left for nobody.
+        let told = changes(&mut watcher);
+        let expected = [
+            vec![
+                change(&outside, &inside),
+                change(&inside, &outside),
+                change(&outside, ""),
+            ],
+            vec![change(&outside, &inside), change(&inside, "")],
+        ];
+        assert!(expected.contains(&told), "{told:?}");
+        place.handle.set_policy(Policy::from_rules(open()));
+        place.handle.status().unwrap();
+        assert_eq!(changes(&mut watcher), [change("", &outside)]);
+    }
+}
+
+#[test]
 fn calls_that_wait_for_a_service_get_no_reply_when_the_host_goes() {
     let dir = testbed::TestDir::new();
     let services = dir.join("dbus-1/services");
