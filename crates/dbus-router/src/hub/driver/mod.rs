@@ -1,6 +1,6 @@
 //! org.freedesktop.DBus as a client sees it.
 //!
-//! [`table::METHODS`] is the whole of it: each method with its arguments, and who answers it. Specification,
+//! [`table::INTERFACES`] is the whole of it: each method with its arguments, and who answers it. Specification,
 //! "Message Bus Messages" and "Standard Interfaces".
 
 mod connections;
