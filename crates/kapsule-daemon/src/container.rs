@@ -11,6 +11,9 @@ pub const OWNER: &str = "user.kapsule.owner";
 pub const FEATURES: &str = "user.kapsule.features";
 /// What was left out, and why: `feature: reason`, a line each.
 pub const LEFT_OUT: &str = "user.kapsule.left-out";
+/// The definitions of its features as they were when it was made, in JSON: what of the host they mean is looked up anew
+/// at each start.
+pub const DEFINITIONS: &str = "user.kapsule.definitions";
 /// The mode, a word of [`Mode`].
 pub const MODE: &str = "user.kapsule.mode";
 /// What the person called the image.

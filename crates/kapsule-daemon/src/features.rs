@@ -55,6 +55,10 @@ pub struct Applied {
     pub devices: Devices,
     /// What is left out.
     pub left_out: Vec<LeftOut>,
+    /// The devices that are left out, as Incus would call them.
+    pub missing: Vec<String>,
+    /// The configuration that is left out with them.
+    pub missing_config: Vec<String>,
 }
 
 /// The features that a caller can name.
@@ -155,20 +159,46 @@ impl Features {
         caller: &Caller,
         variables: &Variables,
     ) -> Result<Applied> {
-        let mut applied = Applied::default();
-        for profile in chosen.iter().filter_map(|name| self.0.get(name)) {
-            apply_profile(profile, caller, variables, &mut applied)?;
-        }
+        let profiles: Vec<&Profile> = chosen.iter().filter_map(|name| self.0.get(name)).collect();
+        let mut applied = Applied::of(profiles.iter().copied(), caller, variables)?;
         let names: Vec<&str> = chosen.iter().map(String::as_str).collect();
         applied
             .config
             .insert(container::FEATURES.to_owned(), names.join(","));
-        let left_out: Vec<String> = applied.left_out.iter().map(ToString::to_string).collect();
-        if !left_out.is_empty() {
-            applied
-                .config
-                .insert(container::LEFT_OUT.to_owned(), left_out.join("\n"));
+        let definitions = serde_json::to_string(&profiles)
+            .map_err(Error::failed("writing down the features' definitions"))?;
+        applied
+            .config
+            .insert(container::DEFINITIONS.to_owned(), definitions);
+        Ok(applied)
+    }
+}
+
+impl Applied {
+    /// What the definitions of a container that was made before become for its owner now.
+    ///
+    /// # Errors
+    /// [`Error::Failed`]: the definitions cannot be read.
+    pub fn again(definitions: &str, caller: &Caller) -> Result<Self> {
+        let profiles: Vec<Profile> = serde_json::from_str(definitions)
+            .map_err(Error::failed("reading the definitions of its features"))?;
+        Self::of(profiles.iter(), caller, &Variables::of(caller))
+    }
+
+    fn of<'p>(
+        profiles: impl Iterator<Item = &'p Profile>,
+        caller: &Caller,
+        variables: &Variables,
+    ) -> Result<Self> {
+        let mut applied = Self::default();
+        for profile in profiles {
+            apply_profile(profile, caller, variables, &mut applied)?;
         }
+        let left_out: Vec<String> = applied.left_out.iter().map(ToString::to_string).collect();
+        // An empty value takes away what was said before.
+        applied
+            .config
+            .insert(container::LEFT_OUT.to_owned(), left_out.join("\n"));
         Ok(applied)
     }
 }
@@ -210,21 +240,34 @@ fn apply_profile(
     for device in &profile.devices {
         match apply_device(profile, device, caller, variables)? {
             Ok((properties, environment)) => {
-                let name = format!("kapsule-{}-{}", profile.name, device.name);
-                applied.devices.insert(name, properties);
+                applied
+                    .devices
+                    .insert(device_name(profile, device), properties);
                 for (key, value) in environment {
                     config.insert(format!("environment.{key}"), value);
                 }
             }
-            Err(reason) => applied.left_out.push(LeftOut {
-                feature: profile.name.clone(),
-                part: device.name.clone(),
-                reason,
-            }),
+            Err(reason) => {
+                applied.missing.push(device_name(profile, device));
+                let environment = device.environment.keys();
+                applied
+                    .missing_config
+                    .extend(environment.map(|key| format!("environment.{key}")));
+                applied.left_out.push(LeftOut {
+                    feature: profile.name.clone(),
+                    part: device.name.clone(),
+                    reason,
+                });
+            }
         }
     }
     applied.config.extend(config);
     Ok(())
+}
+
+/// What Incus calls a device of a feature.
+fn device_name(profile: &Profile, device: &Device) -> String {
+    format!("kapsule-{}-{}", profile.name, device.name)
 }
 
 /// A device's properties and its environment; or why it is left out.
@@ -512,6 +555,30 @@ mod tests {
             applied.config[container::LEFT_OUT],
             "graphics (gpu): /nonexistent/dri is not there on this host\ngraphics (x11): this host has no DISPLAY"
         );
+    }
+
+    #[test]
+    fn what_the_host_has_is_looked_up_anew_by_the_definitions_of_then() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let part = dir.path().join("later");
+        let text = format!(
+            "default = true\n[[device]]\nname = \"x\"\ntype = \"disk\"\nsource = \"{}\"\npath = \"/x\"\n",
+            part.display()
+        );
+        let features = features(dir.path(), &[("a.toml", &text)]).expect("read");
+        let chosen = features.choose(&[]).expect("chosen");
+        let caller = caller(dir.path());
+        let then = features
+            .apply(&chosen, &caller, &Variables::default())
+            .expect("applied");
+        assert!(then.devices.is_empty());
+        assert_eq!(then.missing, ["kapsule-a-x"]);
+        // The definition is another now, and the host has what it lacked.
+        std::fs::write(dir.path().join("a.toml"), "default = false").expect("written");
+        std::fs::write(&part, "").expect("written");
+        let now = Applied::again(&then.config[container::DEFINITIONS], &caller).expect("applied");
+        assert_eq!(now.devices["kapsule-a-x"]["path"], "/x");
+        assert_eq!(now.config[container::LEFT_OUT], "");
     }
 
     #[test]

@@ -14,10 +14,10 @@ use zbus::OwnedObjectPath;
 
 use crate::authority::Verb;
 use crate::caller::Caller;
-use crate::container::{self, Container, OWNER, UNFINISHED};
+use crate::container::{self, Container, DEFINITIONS, OWNER, UNFINISHED};
 use crate::daemon::Daemon;
 use crate::error::{Error, Result};
-use crate::features::Features;
+use crate::features::{Applied, Features};
 use crate::incus::error;
 use crate::manager::Options;
 use crate::names::{ContainerName, ImageName};
@@ -453,6 +453,9 @@ impl Daemon {
                     if now.is_running() {
                         return Ok(());
                     }
+                    if own && !frozen {
+                        daemon.refresh(&progress, &of, &now).await?;
+                    }
                     let operation = if frozen {
                         client.unfreeze_instance(name.as_str()).await
                     } else {
@@ -467,6 +470,46 @@ impl Daemon {
                 },
             )
             .await
+    }
+
+    /// Looks up anew what of the host a container's features mean: since it was made or started last, a display may have
+    /// another name, or a card may be gone.
+    async fn refresh(
+        &self,
+        progress: &Progress,
+        caller: &Caller,
+        container: &Container,
+    ) -> Result<()> {
+        let Some(definitions) = container.config.get(DEFINITIONS).cloned() else {
+            return Ok(());
+        };
+        let of = caller.clone();
+        let applied = Self::aside(move || Applied::again(&definitions, &of)).await?;
+        let client = self.incus.client();
+        let name = container.name.as_str();
+        let tagged = client.tagged_instance(name).await.map_err(error)?;
+        let mut update = tagged.value.to_update();
+        update
+            .devices
+            .retain(|device, _| !applied.missing.contains(device));
+        update
+            .config
+            .retain(|key, _| !applied.missing_config.contains(key));
+        update.devices.extend(applied.devices);
+        update.config.extend(applied.config);
+        update.config.retain(|_, value| !value.is_empty());
+        if update.devices == tagged.value.devices && update.config == tagged.value.config {
+            return Ok(());
+        }
+        progress
+            .message(Line::Detail, "what it has of this machine is another now")
+            .await;
+        let operation = client
+            .update_instance(name, &update, tagged.etag.as_deref())
+            .await
+            .map_err(error)?;
+        operation.wait().await.map_err(error)?;
+        Ok(())
     }
 
     /// Stops a container; one that does not run is left as it is.

@@ -54,6 +54,8 @@ impl Plan {
         } else {
             Mode::Session
         };
+        // It was there for one that is planned anew.
+        plan.config.retain(|_, value| !value.is_empty());
         plan.set(container::OWNER, caller.uid.to_string());
         plan.set(container::IMAGE, image);
         plan.set(container::MODE, mode.as_str());

@@ -24,6 +24,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -31,7 +32,7 @@ use crate::config::line_of;
 use crate::error::{Error, Result};
 
 /// Who has written a profile, and so what may be in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Author {
     /// The machine's administrator or the distribution: everything.
     System,
@@ -40,7 +41,7 @@ pub enum Author {
 }
 
 /// A value and the line in which it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placed {
     /// As it stands there.
     pub text: String,
@@ -49,7 +50,7 @@ pub struct Placed {
 }
 
 /// A device of a profile.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// Its name within the profile.
     pub name: String,
@@ -64,7 +65,7 @@ pub struct Device {
 }
 
 /// A feature's definition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
     /// The feature's name: the file's, without `.toml`.
     pub name: String,

@@ -61,6 +61,7 @@ async fn polkit_and_ownership_decide_every_call() {
         .await
         .expect("and has snapshots of it");
 
+    directories_are_ones_own(&rig, &alice, &bob).await;
     another_has_no_part_in_it(&rig, &bob).await;
     passwords_decide(&rig, &bob).await;
     hostile_names_are_refused(&rig, &alice).await;
@@ -70,6 +71,69 @@ async fn polkit_and_ownership_decide_every_call() {
 fn refused<T: std::fmt::Debug>(answer: Answer<T>, what: &str) {
     let (name, text) = answer.expect_err(what);
     assert_eq!(name, "NotAuthorized", "{what}: {text}");
+}
+
+/// What is seen inside is what its owner could see himself, and is his.
+async fn directories_are_ones_own(rig: &Rig<'_>, alice: &Person, bob: &Person) {
+    rig.machine.dir().make_dir("home/alice/secret/below");
+    let own = |path: &str| {
+        let path = rig.machine.outside(path);
+        std::os::unix::fs::chown(path, Some(1000), Some(1000)).expect("we are root");
+    };
+    own("/home/alice/secret");
+    own("/home/alice/secret/below");
+    std::os::unix::fs::symlink("/root", rig.machine.outside("/home/bob/link")).expect("linked");
+    for (key, directory) in [
+        ("home", "/home/alice/secret/below"),
+        ("home", "/root"),
+        ("home", "/home/bob/link"),
+        ("home", "/proc/1/root"),
+        ("home", "/etc"),
+    ] {
+        let options = HashMap::from([(key, Variant::from(directory))]);
+        let (error, text) = bob
+            .done("CreateContainer", &("bobs", "trixie", options))
+            .await
+            .expect_err(directory);
+        assert_eq!(error, "InvalidArgument", "{directory}: {text}");
+        let options = HashMap::from([("custom_mounts", Variant::from(vec![directory]))]);
+        let (error, text) = bob
+            .done("CreateContainer", &("bobs", "trixie", options))
+            .await
+            .expect_err(directory);
+        assert_eq!(error, "InvalidArgument", "{directory}: {text}");
+    }
+    let options = HashMap::from([
+        ("home", Variant::from("~/secret")),
+        (
+            "custom_mounts",
+            Variant::from(vec!["~/secret/below:/srv/below:ro"]),
+        ),
+    ]);
+    alice
+        .done("CreateContainer", &("hers", "trixie", options))
+        .await
+        .expect("hers are hers");
+    assert_eq!(
+        rig.config("hers", "user.kapsule.home"),
+        "/home/alice/secret"
+    );
+    let inside = |command: &[&str]| {
+        let output = rig
+            .incus
+            .incus(&[&["exec", "hers", "--"], command].concat());
+        output.status.success()
+    };
+    assert!(
+        inside(&["test", "-d", "/home/alice/below"]),
+        "her home is the other directory"
+    );
+    assert!(inside(&["test", "-d", "/srv/below"]));
+    assert!(!inside(&["touch", "/srv/below/x"]), "it cannot be written");
+    alice
+        .done("DeleteContainer", &("hers", true))
+        .await
+        .expect("deleted");
 }
 
 /// Bob can do nothing with what is alice's: not even by saying that he is she.

@@ -223,6 +223,7 @@ async fn it_is_copied_and_renamed(rig: &Rig<'_>, alice: &Person) {
         .done("StartContainer", &("other",))
         .await
         .expect("it starts under its new name");
+    a_display_that_comes_is_had_at_the_next_start(rig, alice).await;
     let (error, _) = alice
         .done("RenameContainer", &("other", "again"))
         .await
@@ -240,6 +241,47 @@ async fn it_is_copied_and_renamed(rig: &Rig<'_>, alice: &Person) {
         .done("DeleteContainer", &("other", false))
         .await
         .expect("deleted");
+}
+
+/// The container was made without a display, and has one when there is one; and again none.
+async fn a_display_that_comes_is_had_at_the_next_start(rig: &Rig<'_>, alice: &Person) {
+    let again = async || {
+        alice
+            .done("StopContainer", &("other", true))
+            .await
+            .expect("stopped");
+        alice
+            .done("StartContainer", &("other",))
+            .await
+            .expect("started");
+        let devices = rig.incus.incus(&["config", "device", "list", "other"]);
+        devices.stdout.contains("kapsule-graphics-wayland")
+    };
+    assert!(!again().await, "there is no display");
+    let socket = rig.machine.outside("/run/user/1000/wayland-7");
+    let display = std::os::unix::net::UnixListener::bind(&socket).expect("the directory is there");
+    std::os::unix::fs::chown(&socket, Some(1000), Some(1000)).expect("we are root");
+    assert!(again().await, "there is a display");
+    let inside = rig.incus.incus(&[
+        "exec",
+        "other",
+        "--",
+        "test",
+        "-S",
+        "/.kapsule/host/wayland-0",
+    ]);
+    assert!(inside.status.success(), "{}", inside.both());
+    assert_eq!(
+        rig.config("other", "environment.WAYLAND_DISPLAY"),
+        "/.kapsule/host/wayland-0"
+    );
+    drop(display);
+    std::fs::remove_file(&socket).expect("it is there");
+    assert!(!again().await, "it is gone");
+    assert!(
+        rig.config("other", "user.kapsule.left-out")
+            .contains("wayland")
+    );
 }
 
 /// A backup is made by whoever made it: rights that are written in it are not had by loading it.
