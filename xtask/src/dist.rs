@@ -232,11 +232,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         )))?;
     }
     let agent = cargo::target_dir().join("release/sidebus-agent");
-    let archive = guest_package::make(&guests, &arguments.prefix, &agent)?;
+    // A home of this machine is none of the guest's.
+    let guest_prefix = match arguments.prefix.starts_with("/usr") {
+        true => arguments.prefix.as_path(),
+        false => Path::new("/usr/local"),
+    };
+    let archive = guest_package::make(&guests, guest_prefix, &agent)?;
     println!(
         "{} (for a virtual machine: tar -xzf … -C {})",
         archive.display(),
-        arguments.prefix.display()
+        guest_prefix.display()
     );
 
     if arguments.install {

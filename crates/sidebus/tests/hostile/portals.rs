@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use dbus_wire::Body;
 use sidebus::crossing::{Access, DocumentFile, DocumentId, DocumentPath};
@@ -158,7 +159,10 @@ fn ten_thousand_requests_meet_a_limit_and_end_with_their_client() {
     drop(client);
     target.runtime.block_on(async {
         for _ in 0..64 {
-            target.desktop.backend.called("Request.Close").await;
+            let closed = target.desktop.backend.called("Request.Close");
+            tokio::time::timeout(Duration::from_secs(30), closed)
+                .await
+                .expect("each request is closed on the host");
         }
     });
 }
