@@ -18,6 +18,7 @@ pub mod agent;
 pub mod broker;
 pub mod crossing;
 pub mod dbus_socket;
+mod lease;
 mod parent_death;
 pub mod policy_file;
 pub mod portals;

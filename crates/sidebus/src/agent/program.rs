@@ -15,7 +15,7 @@ use super::control::{self, Broker};
 use super::documents::Documents;
 use super::who::Who;
 use crate::crossing::{
-    Bridge, DocumentFile, DocumentId, DocumentPath, Ended, Offer, Quotas, Refusal, Side,
+    Bridge, DocumentFile, DocumentId, DocumentPath, Ended, Offer, Quotas, Refusal, Room, Side,
     StreamLink, Traffic, refuse_first_call,
 };
 use crate::dbus_socket::{self, MessageReader, MessageWriter};
@@ -159,6 +159,16 @@ async fn session(agent: &Agent, since: Instant) -> Result<Token, Refusal> {
     }
 }
 
+/// Whether a connection that could not be opened is worth another try.
+fn is_passing(error: &LinkError) -> bool {
+    match error {
+        LinkError::Io(error) => Endpoint::is_passing(error),
+        // A broker on which much is going on closes those that have not said what they are for.
+        LinkError::Cut(_) => true,
+        _ => false,
+    }
+}
+
 fn away(reason: &str) -> Refusal {
     Refusal::no_server(format!(
         "sidebus-broker on the host cannot be reached: {reason}"
@@ -174,6 +184,12 @@ impl Agent {
             self.renew.notify_one();
         }
     }
+}
+
+struct Unlimited;
+
+impl Room for Unlimited {
+    fn hand_over(self: Box<Self>, _watches: Vec<OwnedFd>) {}
 }
 
 /// What crosses, in the guest.
@@ -201,9 +217,7 @@ impl GuestSide {
                     return Err(Refusal::limits_exceeded(refused.text));
                 }
                 Ok(Err(refused)) => return Err(Refusal::failed(refused.text)),
-                Err(LinkError::Io(error))
-                    if Endpoint::is_passing(&error) && since.elapsed() < PATIENCE =>
-                {
+                Err(error) if is_passing(&error) && since.elapsed() < PATIENCE => {
                     tokio::time::sleep(AGAIN).await;
                 }
                 Err(error) => return Err(away(&error.to_string())),
@@ -256,8 +270,15 @@ impl Side for GuestSide {
         Box::pin(self.stream(Purpose::Answer(self.opening(id))))
     }
 
-    fn room_for_files(&self, _bytes: u32) -> BoxFuture<'_, Box<dyn Send>> {
-        // The host keeps to its limits; the guest trusts it anyway.
+    // The host keeps to its limits; the guest trusts it anyway.
+
+    fn room_for_files(&self, _bytes: u32) -> BoxFuture<'_, Option<Box<dyn Room>>> {
+        Box::pin(std::future::ready(Some(
+            Box::new(Unlimited) as Box<dyn Room>
+        )))
+    }
+
+    fn room_for_message(&self, _bytes: u32) -> BoxFuture<'_, Box<dyn Send>> {
         Box::pin(std::future::ready(Box::new(()) as Box<dyn Send>))
     }
 

@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 use super::clients::Clients;
 use super::limits::Limits;
 use super::member::{self, Member};
+use super::room::FileRoom;
 use super::status::{AgentStatus, ClientStatus};
 use crate::crossing::DocumentStore;
 use crate::transport::{FrameReader, FrameWriter, LinkError, Listener, Socket, link};
@@ -66,8 +67,10 @@ pub(super) struct Inner {
     state: Mutex<State>,
     /// Streams of the whole machine.
     pub streams: Arc<Semaphore>,
-    /// Bytes of files that are being received.
-    pub files: Arc<Semaphore>,
+    /// Files that have crossed and are still open.
+    pub files: FileRoom,
+    /// Bytes of messages that are more than a little, and under way.
+    pub large_messages: Arc<Semaphore>,
     /// Why the broker ends, once it does.
     pub ending: watch::Sender<Option<String>>,
 }
@@ -110,7 +113,8 @@ impl Guest {
         Guest {
             inner: Arc::new(Inner {
                 streams: most(config.limits.streams),
-                files: most(config.limits.file_bytes as usize),
+                files: FileRoom::new(config.limits.file_bytes),
+                large_messages: most(config.limits.large_message_bytes as usize),
                 state: Mutex::default(),
                 ending: watch::Sender::new(None),
                 config,

@@ -14,7 +14,10 @@ pub struct Limits {
     pub message_bytes: u32,
     /// The most bytes that may wait for one client that does not read; beyond it calls to it fail and signals end it.
     pub queued_bytes: usize,
-    /// Bytes of files that cross with messages and are being received, for all clients together.
+    /// Bytes of messages above 64 KiB that are on their way from the guest, for all clients together; more have to wait.
+    pub large_message_bytes: u32,
+    /// Bytes of files that came by their content and are open on the host, for all clients together. One client may have
+    /// half of it.
     pub file_bytes: u32,
     /// File descriptors of one message.
     pub fds_per_message: u32,
@@ -47,10 +50,11 @@ impl Default for Limits {
         const MIB: u32 = 1024 * 1024;
         Limits {
             clients: 512,
-            unopened_connections: 64,
+            unopened_connections: 256,
             message_bytes: 32 * MIB,
             queued_bytes: 16 * MIB as usize,
-            file_bytes: 128 * MIB,
+            large_message_bytes: 128 * MIB,
+            file_bytes: 256 * MIB,
             fds_per_message: 16,
             queued_fds: 64,
             streams_per_client: 32,

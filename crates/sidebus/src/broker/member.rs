@@ -12,10 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::clients::{Claims, Client, Clients};
 use super::guest::{Inner, Session, new_token, refuse};
+use super::room::Taken;
 use super::status::ClientStatus;
 use crate::crossing::{
-    Bridge, DocumentFile, DocumentId, DocumentPath, DocumentStore, Offer, Quotas, Refusal, Side,
-    StreamLink, Traffic,
+    Bridge, DocumentFile, DocumentId, DocumentPath, DocumentStore, Offer, Quotas, Refusal, Room,
+    Side, StreamLink, Traffic,
 };
 use crate::dbus_socket;
 use crate::transport::{FrameReader, FrameWriter, LinkError};
@@ -24,7 +25,7 @@ use crate::wire::{ClientOpening, Reason, StreamId, Token};
 /// The two directions of a stream's connection.
 type Link = (FrameReader, FrameWriter);
 /// A stream's place in the quotas.
-type Room = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 /// A program of the guest.
 pub(super) struct Member {
@@ -34,6 +35,8 @@ pub(super) struct Member {
     documents: PathBuf,
     client: OnceLock<Arc<Client>>,
     traffic: Arc<Traffic>,
+    /// What it may have of the room for files.
+    files: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     most_streams: usize,
     tables: Mutex<Streams>,
@@ -43,7 +46,7 @@ pub(super) struct Member {
 #[derive(Default)]
 struct Streams {
     /// Begun by the agent; the message that carries them is under way.
-    offered: HashMap<StreamId, (oneshot::Receiver<Link>, Room)>,
+    offered: HashMap<StreamId, (oneshot::Receiver<Link>, Place)>,
     /// Begun by us; their connection is under way.
     awaited: HashMap<StreamId, oneshot::Sender<Link>>,
 }
@@ -75,6 +78,7 @@ impl Member {
             documents,
             client: OnceLock::new(),
             traffic: Arc::default(),
+            files: inner.files.share(),
             streams: Arc::new(Semaphore::new(limits.streams_per_client)),
             most_streams: limits.streams_per_client,
             tables: Mutex::default(),
@@ -96,14 +100,14 @@ impl Member {
     }
 
     /// A place for one more stream; none if there are too many.
-    pub fn room_for_stream(&self, inner: &Inner) -> Option<Room> {
+    pub fn room_for_stream(&self, inner: &Inner) -> Option<Place> {
         let mine = self.streams.clone().try_acquire_owned().ok()?;
         let ours = inner.streams.clone().try_acquire_owned().ok()?;
         Some((mine, ours))
     }
 
     /// The agent begins a stream. Enter it before its Welcome: the message that carries it may follow at once.
-    pub fn offered(&self, stream: u32, room: Room) -> oneshot::Sender<Link> {
+    pub fn offered(&self, stream: u32, room: Place) -> oneshot::Sender<Link> {
         let (sender, receiver) = oneshot::channel();
         // A number used twice is the agent's fault: the older stream ends.
         self.tables()
@@ -232,6 +236,12 @@ async fn connect(
     Ok((reader, writer))
 }
 
+impl Room for Taken {
+    fn hand_over(self: Box<Self>, watches: Vec<OwnedFd>) {
+        Taken::hand_over(*self, watches);
+    }
+}
+
 /// What crosses, at the host.
 struct HostSide {
     inner: Arc<Inner>,
@@ -306,11 +316,23 @@ impl Side for HostSide {
         })
     }
 
-    fn room_for_files(&self, bytes: u32) -> BoxFuture<'_, Box<dyn Send>> {
-        // One message has room for itself, whatever the limit.
-        let bytes = bytes.min(self.inner.config.limits.file_bytes);
+    fn room_for_files(&self, bytes: u32) -> BoxFuture<'_, Option<Box<dyn Room>>> {
         Box::pin(async move {
-            let room = self.inner.files.clone().acquire_many_owned(bytes).await;
+            let taken = self.inner.files.take(&self.member.files, bytes).await?;
+            Some(Box::new(taken) as Box<dyn Room>)
+        })
+    }
+
+    fn room_for_message(&self, bytes: u32) -> BoxFuture<'_, Box<dyn Send>> {
+        // One message has room for itself, whatever the limit.
+        let bytes = bytes.min(self.inner.config.limits.large_message_bytes);
+        Box::pin(async move {
+            let room = self
+                .inner
+                .large_messages
+                .clone()
+                .acquire_many_owned(bytes)
+                .await;
             Box::new(room) as Box<dyn Send>
         })
     }

@@ -8,6 +8,7 @@ pub mod clients;
 pub mod guest;
 pub mod limits;
 mod member;
+mod room;
 pub mod status;
 mod status_socket;
 pub mod vm_bus;

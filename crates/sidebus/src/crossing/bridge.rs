@@ -55,14 +55,24 @@ pub trait Side: Send + Sync + 'static {
     /// Takes a stream that the other side offers.
     fn take(&self, id: StreamId) -> BoxFuture<'_, Result<StreamLink, Refusal>>;
 
-    /// Waits for room for so many bytes of files; the room is free again when what is given is dropped.
-    fn room_for_files(&self, bytes: u32) -> BoxFuture<'_, Box<dyn Send>>;
+    /// Waits for room for so many bytes of files; none if there is none.
+    fn room_for_files(&self, bytes: u32) -> BoxFuture<'_, Option<Box<dyn Room>>>;
+
+    /// Waits for room for a message of so many bytes, which is more than a little. It is free again when what is given is
+    /// dropped.
+    fn room_for_message(&self, bytes: u32) -> BoxFuture<'_, Box<dyn Send>>;
 
     /// The client has got its unique name on the VM bus: before its Hello is answered.
     fn named(&self, name: &str);
 
     /// Whether nothing but the first message is passed to the D-Bus connection before the client has its name.
     fn holds_until_named(&self) -> bool;
+}
+
+/// Room for the files of one message; free again when it is dropped.
+pub trait Room: Send {
+    /// The files have been passed on, and take their room for as long as somebody has them open: `watches` tell.
+    fn hand_over(self: Box<Self>, watches: Vec<OwnedFd>);
 }
 
 /// A stream of this side.
@@ -421,11 +431,20 @@ impl<S: Side> Bridge<S> {
             return Err(LinkError::Limit(format!("a message with {count} descriptors")).into());
         }
         let file_bytes = u32::try_from(head.file_bytes()).unwrap_or(u32::MAX);
-        let _room = match file_bytes {
-            0 => None,
-            bytes => Some(self.side.room_for_files(bytes).await),
+        let has_files = head
+            .descriptors
+            .iter()
+            .any(|it| matches!(it, Descriptor::Bytes { .. }));
+        let room = match has_files {
+            true => self.side.room_for_files(file_bytes).await,
+            false => None,
         };
-        let files = receive_files(&head, reader).await?;
+        let without_room = has_files && room.is_none();
+        let (files, watches) = receive_files(&head, reader, !without_room).await?;
+        let _room = match len > FIRST {
+            true => Some(self.side.room_for_message(head.message_len).await),
+            false => None,
+        };
         let mut begin = Vec::new();
         let prologue = loop {
             begin.extend_from_slice(data(reader, len - begin.len()).await?);
@@ -448,7 +467,14 @@ impl<S: Side> Bridge<S> {
         }
         let mut remaining = len - begin.len();
         self.traffic.received.fetch_add(1, Ordering::Relaxed);
-        match self.arrive(head.descriptors, files).await {
+        let arrived = match without_room {
+            false => self.arrive(head.descriptors, files).await,
+            true => Err(Refusal::limits_exceeded(
+                "the files that programs of this virtual machine have passed, and that are still open on the host, take \
+                 too much memory together (limits.file_bytes in the broker's configuration)",
+            )),
+        };
+        match arrived {
             Ok(fds) => {
                 if !self.side.holds_until_named()
                     && header.kind == MessageType::MethodReturn
@@ -463,6 +489,9 @@ impl<S: Side> Bridge<S> {
                     writer.send_with_fds(&begin, &fds).await?;
                 }
                 drop(fds);
+                if let Some(room) = room {
+                    room.hand_over(watches);
+                }
                 while remaining > 0 {
                     let part = data(reader, remaining).await?;
                     remaining -= part.len();
@@ -641,12 +670,14 @@ async fn send_file(
     Ok(())
 }
 
+/// The files of a message, and what tells whether they are still open; none if they are not to be kept.
 async fn receive_files(
     head: &MessageHead,
     reader: &mut FrameReader,
-) -> Result<Vec<OwnedFd>, BridgeError> {
+    keep: bool,
+) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>), BridgeError> {
     let system = |step| move |error| BridgeError::System(step, error);
-    let mut files = Vec::new();
+    let (mut files, mut watches) = (Vec::new(), Vec::new());
     for descriptor in &head.descriptors {
         let Descriptor::Bytes {
             len,
@@ -656,12 +687,19 @@ async fn receive_files(
         else {
             continue;
         };
-        let mut file = SealedFile::new(name).map_err(system("making a memfd"))?;
+        let mut file = match keep {
+            true => Some(SealedFile::new(name).map_err(system("making a memfd"))?),
+            false => None,
+        };
+        let mut left = *len as usize;
         loop {
             match reader.next().await? {
                 Some(Frame::Content([])) => break,
-                Some(Frame::Content(bytes)) if bytes.len() <= (len - file.len()) as usize => {
-                    file.append(bytes).map_err(system("filling a memfd"))?;
+                Some(Frame::Content(bytes)) if bytes.len() <= left => {
+                    left -= bytes.len();
+                    if let Some(file) = &mut file {
+                        file.append(bytes).map_err(system("filling a memfd"))?;
+                    }
                 }
                 Some(Frame::Content(_)) => {
                     return Err(LinkError::Limit("a file longer than announced".into()).into());
@@ -670,9 +708,13 @@ async fn receive_files(
                 None => return Err(LinkError::Cut("a file").into()),
             }
         }
-        files.push(file.seal(*position).map_err(system("sealing a memfd"))?);
+        if let Some(file) = file {
+            let (file, watch) = file.seal(*position).map_err(system("sealing a memfd"))?;
+            files.push(file);
+            watches.push(watch);
+        }
     }
-    Ok(files)
+    Ok((files, watches))
 }
 
 /// The next bytes of a message of which `remaining` are missing.

@@ -20,9 +20,11 @@ mod sealed_file;
 mod stream;
 
 pub use bridge::{
-    Bridge, BridgeError, Ended, Offer, Quotas, Side, StreamLink, Traffic, refuse_first_call,
+    Bridge, BridgeError, Ended, Offer, Quotas, Room, Side, StreamLink, Traffic, refuse_first_call,
 };
 pub use documents::{
     Access, DocumentFile, DocumentId, DocumentPath, DocumentStore, NoDocuments, split_document_path,
 };
 pub use refusal::Refusal;
+#[cfg(test)]
+pub(crate) use sealed_file::SealedFile;

@@ -1,18 +1,17 @@
 //! A file that has crossed by its bytes.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, SeekFrom};
 
 /// The longest name of a memfd is 249 bytes.
 const MAX_NAME: usize = 249;
 
 /// A memfd that is being filled.
 #[derive(Debug)]
-pub(super) struct SealedFile {
+pub(crate) struct SealedFile {
     fd: OwnedFd,
-    len: u32,
 }
 
 impl SealedFile {
@@ -29,12 +28,7 @@ impl SealedFile {
             Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(&name[..end], flags)?,
             other => other?,
         };
-        Ok(SealedFile { fd, len: 0 })
-    }
-
-    /// How long it is.
-    pub fn len(&self) -> u32 {
-        self.len
+        Ok(SealedFile { fd })
     }
 
     /// Appends.
@@ -42,16 +36,22 @@ impl SealedFile {
         while !bytes.is_empty() {
             let count = rustix::io::write(&self.fd, bytes)?;
             bytes = &bytes[count..];
-            self.len += count as u32;
         }
         Ok(())
     }
 
-    /// Nobody can change it any more. F_SEAL_SEAL is not set: portals refuse icons that have it.
-    pub fn seal(self, position: u32) -> io::Result<OwnedFd> {
+    /// Nobody can change it any more. F_SEAL_SEAL is not set: portals refuse icons that have it. Gives the file, and a
+    /// descriptor that is open for reading only: by it one finds out whether the first is still open somewhere.
+    pub fn seal(self, position: u32) -> io::Result<(OwnedFd, OwnedFd)> {
+        let again = |mode| {
+            let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+            rustix::fs::open(path, mode | OFlags::CLOEXEC, Mode::empty())
+        };
+        // The kernel counts who has opened a file for writing, and the one that made it has not opened it.
+        let (file, watch) = (again(OFlags::RDWR)?, again(OFlags::RDONLY)?);
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
         rustix::fs::fcntl_add_seals(&self.fd, seals)?;
-        rustix::fs::seek(&self.fd, SeekFrom::Start(u64::from(position)))?;
-        Ok(self.fd)
+        rustix::fs::seek(&file, SeekFrom::Start(u64::from(position)))?;
+        Ok((file, watch))
     }
 }

@@ -185,3 +185,28 @@ fn a_program_with_too_many_calls_that_wait_is_told_so() {
     // Questions to the bus itself are still answered.
     assert!(!guest.list_names().is_empty());
 }
+
+#[test]
+fn files_take_room_for_as_long_as_somebody_has_them_open() {
+    let rig = Rig::start_with(Transport::Hybrid, "[limits]\nfile_bytes = 4000000\n");
+    let (mut service, mut guest) = rig.pair(false);
+    let file = std::fs::File::open(rig.dir.write("file", vec![1; 1_000_000])).unwrap();
+    let body = Body::new().unix_fd(0);
+    let take = || call(SERVICE, "/a", "org.example.A", "Take").body(&body);
+    let pass = |guest: &mut RawClient| guest.send_with_fds(take().unix_fds(1), &[file.as_fd()]);
+    // One program may have half of it.
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        pass(&mut guest);
+        kept.push(service.expect_call("Take"));
+    }
+    let serial = pass(&mut guest);
+    assert_eq!(guest.expect_reply(serial).failed(), LIMITS_EXCEEDED);
+    // What waits for room gets it as soon as somebody has closed a file, whatever has become of who sent it.
+    pass(&mut guest);
+    kept.pop();
+    service.expect_call("Take");
+    let mut other = rig.guest();
+    pass(&mut other);
+    service.expect_call("Take");
+}
