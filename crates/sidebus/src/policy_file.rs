@@ -570,6 +570,20 @@ mod tests {
     }
 
     #[test]
+    fn the_file_in_the_documentation_is_a_policy() {
+        let text = include_str!("../../../docs/sidebus-portals.md");
+        let (_, rest) = text.split_once("```toml\n").expect("an example");
+        let (example, _) = rest.split_once("```").expect("its end");
+        let policy = Policy::parse("docs/sidebus-portals.md", example).unwrap();
+        assert_eq!(
+            policy.limits,
+            Limits::default(),
+            "it shows what there is without it"
+        );
+        assert_eq!(policy.schemes, Policy::default().schemes);
+    }
+
+    #[test]
     fn an_empty_file_is_the_default() {
         let policy = Policy::parse("policy.toml", "").unwrap();
         assert_eq!(policy, Policy::default());
@@ -630,5 +644,14 @@ mod tests {
     fn all_faults_are_told_at_once() {
         let report = Policy::parse("p", "x = 1\ny = 2\n").unwrap_err();
         assert_eq!(report.problems().len(), 2);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_policy_or_is_told_why_not(text in "\\PC*") {
+            if let Err(report) = Policy::parse("policy.toml", &text) {
+                proptest::prop_assert!(report.to_string().starts_with("policy.toml:"));
+            }
+        }
     }
 }

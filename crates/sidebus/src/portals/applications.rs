@@ -4,16 +4,19 @@
 //! desktop file of that name. The guest's applications have none on the host, so one is written for each that asks for
 //! a portal: it is not shown in menus and starts nothing, but gives the dialogs a name to show.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Desktop files of one virtual machine at most; the guest makes up the ids.
 const MOST: usize = 256;
 /// Ids are file names.
 const LONGEST: usize = 240;
+/// Who watches the directory knows of a file after this at the latest.
+const NEW: Duration = Duration::from_secs(5);
 /// The line by which files of ours are known.
 const MARK: &str = "X-Kapsule-Sidebus";
 
@@ -75,7 +78,7 @@ fn element(text: &str) -> String {
 pub struct DesktopFiles {
     dir: PathBuf,
     vm: String,
-    written: Mutex<HashSet<String>>,
+    written: Mutex<HashMap<String, Instant>>,
 }
 
 impl DesktopFiles {
@@ -91,14 +94,15 @@ impl DesktopFiles {
         files
     }
 
-    /// Sees to it that there is one for `id`; `claimed` is what the application calls itself. True if it is new.
+    /// Sees to it that there is one for `id`; `claimed` is what the application calls itself. True if it is so new
+    /// that the host's portal may not know of it.
     ///
     /// # Errors
     /// It cannot be written, or there are too many.
     pub fn provide(&self, id: &str, claimed: Option<&str>) -> io::Result<bool> {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if written.contains(id) {
-            return Ok(false);
+        if let Some(when) = written.get(id) {
+            return Ok(when.elapsed() < NEW);
         }
         if written.len() >= MOST {
             return Err(io::Error::other(format!(
@@ -123,7 +127,7 @@ impl DesktopFiles {
         let new = self.dir.join(format!(".{id}.new"));
         fs::write(&new, text)?;
         fs::rename(&new, &path)?;
-        written.insert(id.to_owned());
+        written.insert(id.to_owned(), Instant::now());
         Ok(true)
     }
 
@@ -153,7 +157,7 @@ impl Drop for DesktopFiles {
             .written
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        for id in std::mem::take(written) {
+        for (id, _) in std::mem::take(written) {
             let path = self.path(&id);
             if let Err(error) = fs::remove_file(&path) {
                 tracing::warn!(path = %path.display(), %error, "a desktop file cannot be removed");
@@ -208,7 +212,7 @@ mod tests {
         let files = DesktopFiles::new(apps.clone(), "work");
         let id = application_id("work", Some("org.example.A"));
         assert!(files.provide(&id, Some("org.example.A\nExec=rm")).unwrap());
-        assert!(!files.provide(&id, None).unwrap());
+        assert!(files.provide(&id, None).unwrap(), "it is still new");
         let path = apps.join("vm.work.org.example.A.desktop");
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(
@@ -233,5 +237,14 @@ mod tests {
         assert!(files.provide("vm.work.y", None).is_err());
         drop(files);
         assert!(others.exists());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_guest_says_is_an_id_below_its_machine(claimed in "\\PC*") {
+            let id = application_id("work", Some(&claimed));
+            proptest::prop_assert!(id.starts_with("vm.work."));
+            proptest::prop_assert!(dbus_wire::names::is_well_known_name(&id), "{}", id);
+        }
     }
 }

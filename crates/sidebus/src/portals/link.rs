@@ -108,24 +108,47 @@ impl Drop for Link {
     }
 }
 
-/// Registers an application's id with the host's portal, if that has a registry.
+/// Registers an application's id with the host's portal, if that has a registry. Where it does not take this one, it may
+/// take that of a program that says nothing of itself: one without any is taken for a program of the host's.
 async fn register(
     shared: &Shared,
     connection: &Connection,
     id: &str,
     claimed: Option<&str>,
 ) -> bool {
+    let any = applications::application_id(&shared.vm_name, None);
+    let tried = register_as(shared, connection, id, claimed).await;
+    match tried {
+        Ok(registered) => registered,
+        Err(why) => {
+            tracing::warn!(
+                id,
+                why,
+                "the host's portal does not take the application's id"
+            );
+            if id != any && register_as(shared, connection, &any, None).await == Ok(true) {
+                return true;
+            }
+            tracing::warn!("it asks the host's portal as a program without an id");
+            false
+        }
+    }
+}
+
+/// Whether the registry has taken the id, false if there is none; or why it has not.
+async fn register_as(
+    shared: &Shared,
+    connection: &Connection,
+    id: &str,
+    claimed: Option<&str>,
+) -> Result<bool, String> {
     if !shared.host.may_have_registry() {
-        return false;
+        return Ok(false);
     }
     let new = match &shared.desktop_files {
-        Some(files) => match files.provide(id, claimed) {
-            Ok(new) => new,
-            Err(error) => {
-                tracing::warn!(id, %error, "the desktop file of an application of the guest cannot be written");
-                false
-            }
-        },
+        Some(files) => files
+            .provide(id, claimed)
+            .map_err(|error| format!("its desktop file cannot be written: {error}"))?,
         None => false,
     };
     let mut tries = 0;
@@ -143,7 +166,7 @@ async fn register(
         let error = match answer {
             Ok(_) => {
                 shared.host.registry_is(true);
-                return true;
+                return Ok(true);
             }
             Err(error) => Refusal::of_call("registering an application", &error),
         };
@@ -152,21 +175,14 @@ async fn register(
             | "org.freedesktop.DBus.Error.UnknownInterface" => {
                 tracing::debug!("the host's portal has no registry of applications");
                 shared.host.registry_is(false);
-                return false;
+                return Ok(false);
             }
-            "org.freedesktop.DBus.Error.ServiceUnknown" => return false,
+            "org.freedesktop.DBus.Error.ServiceUnknown" => return Ok(false),
             _ if new && tries < TRIES => {
                 tries += 1;
                 tokio::time::sleep(BETWEEN_TRIES).await;
             }
-            _ => {
-                tracing::warn!(
-                    id,
-                    error = error.text(),
-                    "the host's portal does not take the application's id; it asks as a program without one"
-                );
-                return false;
-            }
+            _ => return Err(error.text().to_owned()),
         }
     }
 }

@@ -193,6 +193,13 @@ impl Portals {
             documents,
             policy,
         });
+        // Before the guest can have made up as many as there may be.
+        if let Some(files) = &shared.desktop_files
+            && let Err(error) =
+                files.provide(&applications::application_id(&shared.vm_name, None), None)
+        {
+            tracing::warn!(%error, "desktop files for the guest's applications cannot be written");
+        }
         add_match(
             &shared.vm,
             "type='signal',sender='org.freedesktop.DBus',interface='org.freedesktop.DBus',\

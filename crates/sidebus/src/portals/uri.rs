@@ -121,4 +121,21 @@ mod tests {
             assert_eq!(scheme(none), None, "{none}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_path_survives_and_any_text_is_looked_at(
+            bytes in proptest::collection::vec(1u8..=255, 0..64),
+            text in "\\PC*",
+        ) {
+            let path = Path::new("/").join(OsString::from_vec(bytes));
+            if path.is_absolute() {
+                proptest::prop_assert_eq!(file_path(&of_path(&path)), Some(path));
+            }
+            if let Some(found) = file_path(&text) {
+                proptest::prop_assert!(found.is_absolute());
+            }
+            let _ = scheme(&text);
+        }
+    }
 }

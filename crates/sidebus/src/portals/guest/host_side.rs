@@ -15,6 +15,8 @@ use crate::portals::table::{self, Hand, Out, Reach};
 use crate::portals::translate::imported_action;
 use crate::portals::values::{self, Value};
 
+/// Responses that are kept until their handle is told, at most.
+const MOST_EARLY: usize = 64;
 /// Transfers that may be written at most, of one client.
 const MOST_TRANSFERS: usize = 64;
 /// How long a program of the guest may take to be told of an action.
@@ -140,6 +142,13 @@ impl Guest {
         }
     }
 
+    fn keep(&mut self, response: Message) {
+        if self.early.len() == MOST_EARLY {
+            self.early.remove(0);
+        }
+        self.early.push(response);
+    }
+
     fn shown_settings(&self, settings: &Value) -> Result<Value, Refusal> {
         let Variant::Dict(all) = settings else {
             return Err(Refusal::failed(
@@ -182,9 +191,9 @@ impl Guest {
             ("org.freedesktop.portal.Request", "Response") => {
                 match self.requests.at_host(&path).map(|(_, open)| open.answered) {
                     Some(true) => self.responded(&path, &message).await,
-                    Some(false) => self.early.push(message.clone()),
+                    Some(false) => self.keep(message.clone()),
                     // The host has given the handle another path, and has not told it yet; or it is closed.
-                    None if !self.pending.is_empty() => self.early.push(message.clone()),
+                    None if !self.pending.is_empty() => self.keep(message.clone()),
                     None => {}
                 }
             }
