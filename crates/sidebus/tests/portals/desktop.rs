@@ -10,7 +10,20 @@ use crate::backend::{self, Backend};
 pub struct Desktop {
     pub backend: Backend,
     pub bus: DbusDaemon,
+    // After the daemons, before the directory.
+    _mount: Mount,
     pub dir: TestDir,
+}
+
+/// Where the host's own document portal has mounted its documents, if somebody has called it. It is ended with its bus, and
+/// does not unmount then.
+struct Mount(PathBuf);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Nothing is mounted there in most tests.
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
 }
 
 impl Desktop {
@@ -84,7 +97,13 @@ impl Desktop {
         )
         .expect("a session bus");
         let backend = Backend::start(bus.address()).await;
-        Desktop { backend, bus, dir }
+        let mount = Mount(dir.join("runtime/doc"));
+        Desktop {
+            backend,
+            bus,
+            _mount: mount,
+            dir,
+        }
     }
 
     /// Makes a file in the person's home.
