@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use zbus::{OwnedObjectPath, OwnedVariant, Variant};
@@ -275,7 +274,7 @@ impl Daemon {
     ) -> Result<OwnedObjectPath> {
         maps_himself(caller, uid)?;
         let account = crate::account::Account::of(uid).await?;
-        if gid != account.gid || user != account.name || PathBuf::from(home) != account.home {
+        if gid != account.gid || user != account.name || *home != *account.home {
             return Err(Error::InvalidArgument(format!(
                 "the account of the uid {uid} is {} with the gid {} and the home {}, not {} with {gid} and {}",
                 account.name,

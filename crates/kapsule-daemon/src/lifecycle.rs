@@ -134,8 +134,9 @@ impl Daemon {
         ])?;
         let (config, of, owned_name) = (self.config.clone(), caller.clone(), name.clone());
         let (ephemeral, shown) = (options.ephemeral, image.to_string());
-        let plan = Self::aside(move || {
-            Plan::new(
+        let (plan, notes) = Self::aside(move || {
+            let notes = options.add_mounts(&of, &image_wishes.custom_mounts);
+            let plan = Plan::new(
                 &config,
                 &of,
                 &owned_name,
@@ -143,9 +144,13 @@ impl Daemon {
                 &options,
                 &features,
                 &chosen,
-            )
+            )?;
+            Ok((plan, notes))
         })
         .await?;
+        for note in notes {
+            progress.message(Line::Information, note).await;
+        }
         for left_out in &plan.left_out {
             progress
                 .message(Line::Information, format!("left out: {left_out}"))

@@ -19,7 +19,7 @@ impl Said {
     /// What it has written, if it ended well.
     #[track_caller]
     pub fn well(self) -> String {
-        assert_eq!(self.status, 0, "{self:?}");
+        assert_eq!(self.status, 0, "{}{}", self.stdout, self.stderr);
         self.stdout
     }
 }

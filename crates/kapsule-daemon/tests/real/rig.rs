@@ -10,7 +10,6 @@ use futures_util::StreamExt;
 use testbed::machine::User;
 use testbed::skip::Trouble;
 use testbed::{Incus, IncusOptions, Machine, Process, SystemBus, SystemBusOptions};
-use zbus::proxy::MethodFlags;
 use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, Proxy, Variant};
 
 /// How long an operation may take here before it counts as hanging.
@@ -182,47 +181,18 @@ impl Person {
         }
     }
 
-    /// The name on the bus.
-    pub fn unique_name(&self) -> String {
-        self.connection.unique_name().expect("on a bus").to_string()
-    }
-
     /// Calls a method of the manager.
     pub async fn call<B, R>(&self, method: &str, arguments: &B) -> Answer<R>
     where
         B: serde::Serialize + zbus::Type + Sync,
         R: serde::de::DeserializeOwned + zbus::Type,
     {
-        self.call_with(method, arguments, false).await
-    }
-
-    /// The same, and polkit may ask for a password.
-    pub async fn call_interactively<B, R>(&self, method: &str, arguments: &B) -> Answer<R>
-    where
-        B: serde::Serialize + zbus::Type + Sync,
-        R: serde::de::DeserializeOwned + zbus::Type,
-    {
-        self.call_with(method, arguments, true).await
-    }
-
-    async fn call_with<B, R>(&self, method: &str, arguments: &B, interactive: bool) -> Answer<R>
-    where
-        B: serde::Serialize + zbus::Type + Sync,
-        R: serde::de::DeserializeOwned + zbus::Type,
-    {
-        let flags = if interactive {
-            MethodFlags::ALLOW_INTERACTIVE_AUTH
-        } else {
-            MethodFlags::empty()
-        };
-        let call = self
-            .manager
-            .call_with_flags::<_, _, R>(method, flags, arguments);
+        let call = self.manager.call::<_, _, R>(method, arguments);
         match tokio::time::timeout(PATIENCE, call)
             .await
             .expect("it answers")
         {
-            Ok(answer) => Ok(answer.expect("replies are expected")),
+            Ok(answer) => Ok(answer),
             Err(zbus::Error::MethodError(name, text, _)) => {
                 let last = name.rsplit('.').next().unwrap_or_default().to_owned();
                 Err((last, text.unwrap_or_default()))
