@@ -728,6 +728,10 @@ impl Hub {
         let Ok(name) = WellKnownName::parse(name) else {
             return;
         };
+        // Their own link will say nothing of it.
+        if self.belongs_to_host(&name) {
+            return;
+        }
         let owner = owner.map(|raw| self.container_shown(raw));
         // A rule that the container bus has not got yet cannot bring this change.
         let watchers: Vec<SessionId> = self

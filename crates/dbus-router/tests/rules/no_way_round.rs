@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dbus_router::{Access, NameRule, Rules};
+use dbus_router::{Access, NameRule, Policy, Rules};
 use dbus_wire::body::Body;
 use dbus_wire::frame::{Flags, MessageType};
 use dbus_wire::message::Builder;
@@ -52,11 +52,20 @@ enum Fate {
     Absent,
 }
 
-/// The rules above in other words: of a message to (or a signal from) a connection that holds `held`.
-fn judge(held: &BTreeSet<&str>, is_signal: bool, member: &str, states_interface: bool) -> Fate {
+/// The rules above (or none) in other words: of a message to (or a signal from) a connection that holds `held`.
+fn judge(
+    has_rules: bool,
+    held: &BTreeSet<&str>,
+    is_signal: bool,
+    member: &str,
+    states_interface: bool,
+) -> Fate {
     let guarded = held.contains(SYSTEMD);
     if guarded && (held.len() == 1 || !states_interface) {
         return Fate::Denied;
+    }
+    if !has_rules {
+        return Fate::Absent;
     }
     let single = if is_signal { "Told" } else { "Work" };
     if held.contains(TALKS)
@@ -69,10 +78,6 @@ fn judge(held: &BTreeSet<&str>, is_signal: bool, member: &str, states_interface:
     } else {
         Fate::Absent
     }
-}
-
-fn can_be_seen(name: &str) -> bool {
-    name != HIDDEN && name != SYSTEMD
 }
 
 /// To whom somebody speaks.
@@ -110,6 +115,8 @@ enum Try {
         member: &'static str,
         broadcast: bool,
     },
+    /// The rules above come into force, or none.
+    Reload(bool),
 }
 
 fn tries() -> impl Strategy<Value = Vec<Try>> {
@@ -170,6 +177,7 @@ fn tries() -> impl Strategy<Value = Vec<Try>> {
         }),
         2 => (0..HOSTS, 0..NAMES.len()).prop_map(|(who, name)| Try::Release(who, name)),
         5 => speak,
+        2 => any::<bool>().prop_map(Try::Reload),
     ];
     prop::collection::vec(one, 20..60)
 }
@@ -183,6 +191,10 @@ struct World {
     held: Vec<BTreeSet<&'static str>>,
     former: Vec<BTreeSet<&'static str>>,
     inside: BTreeSet<&'static str>,
+    /// The rules above are in force.
+    has_rules: bool,
+    /// Who owns what, as the client was told (NameOwnerChanged).
+    told: BTreeMap<&'static str, String>,
     /// Who has spoken to the client, and may be answered.
     spoken: BTreeSet<usize>,
     /// The last call from each connection: its serial, and whether it waits for an answer.
@@ -228,6 +240,8 @@ impl World {
             held: vec![BTreeSet::new(); HOSTS],
             former: vec![BTreeSet::new(); HOSTS],
             inside: BTreeSet::new(),
+            has_rules: true,
+            told: BTreeMap::new(),
             spoken: BTreeSet::new(),
             asked: BTreeMap::new(),
             number: 0,
@@ -235,6 +249,10 @@ impl World {
             container_bus: container,
             _dir: dir,
         }
+    }
+
+    fn can_be_seen(&self, name: &str) -> bool {
+        self.has_rules && name != HIDDEN && name != SYSTEMD
     }
 
     fn text(&self, to: To) -> String {
@@ -254,13 +272,13 @@ impl World {
             true => &self.former[host],
             false => &self.held[host],
         };
-        self.spoken.contains(&host) || names.iter().any(|name| can_be_seen(name))
+        self.spoken.contains(&host) || names.iter().any(|name| self.can_be_seen(name))
     }
 
     fn judge_peer(&self, host: usize, is_signal: bool, member: &str, states: bool) -> Fate {
         let held = &self.held[host];
         let only_guarded = held.contains(SYSTEMD) && (held.len() == 1 || !states);
-        match judge(held, is_signal, member, states) {
+        match judge(self.has_rules, held, is_signal, member, states) {
             fate if only_guarded => fate,
             Fate::Denied | Fate::Absent if self.spoken.contains(&host) => Fate::Passes,
             fate => fate,
@@ -281,11 +299,11 @@ impl World {
                 let name = NAMES[name];
                 let owner = self.owner(name);
                 let fate = match name {
-                    HIDDEN => Fate::Absent,
                     SYSTEMD => Fate::Denied,
+                    _ if !self.can_be_seen(name) => Fate::Absent,
                     _ => match owner {
                         Some(host) => self.judge_peer(host, is_signal, member, states),
-                        None => judge(&BTreeSet::from([name]), is_signal, member, states),
+                        None => judge(true, &BTreeSet::from([name]), is_signal, member, states),
                     },
                 };
                 (fate, owner)
@@ -310,12 +328,24 @@ impl World {
         (told, got)
     }
 
-    /// A change of an owner that the client was told of is none of a name that it must not see.
-    fn check_change(&self, told: &Received) {
-        if told.is_signal(DRIVER, "NameOwnerChanged") {
-            let (own, change) = (self.client.unique_name(), told.strings());
-            let of_inside = change[1] == own || change[2] == own;
-            assert!(can_be_seen(change[0]) || of_inside, "{change:?}");
+    /// Who owns a name in the client's view.
+    fn owner_in_view(&self, name: &str) -> Option<&str> {
+        if self.inside.contains(name) {
+            return Some(self.client.unique_name());
+        }
+        let owner = self.owner(name).filter(|_| self.can_be_seen(name))?;
+        Some(self.hosts[owner].unique_name())
+    }
+
+    /// A change of an owner begins where the last one ended.
+    fn check_change(&mut self, told: &Received) {
+        if !told.is_signal(DRIVER, "NameOwnerChanged") {
+            return;
+        }
+        let change = told.strings();
+        if let Some(name) = NAMES.into_iter().find(|name| *name == change[0]) {
+            let before = self.told.insert(name, change[2].to_owned());
+            assert_eq!(before.unwrap_or_default(), change[1], "{change:?}");
         }
     }
 
@@ -354,7 +384,7 @@ impl World {
             Try::Take(name) => {
                 let name = NAMES[name];
                 let body = Body::new().str(name).u32(0);
-                if name == ROUTE {
+                if name == ROUTE && self.has_rules {
                     assert_eq!(self.client.call_driver_error("RequestName", &body), DENIED);
                 } else {
                     self.client.call_driver("RequestName", &body);
@@ -380,8 +410,18 @@ impl World {
                 member,
                 broadcast,
             } => self.speak(from, kind, member, broadcast),
+            Try::Reload(has_rules) => {
+                let rules = if has_rules { rules() } else { Rules::default() };
+                self.place.handle.set_policy(Policy::from_rules(rules));
+                self.place.handle.status().unwrap();
+                self.has_rules = has_rules;
+                if has_rules {
+                    // It is the host's now.
+                    self.inside.remove(ROUTE);
+                }
+            }
         }
-        self.nothing_of_hidden_names_was_told();
+        self.what_was_told_is_true();
     }
 
     fn send(
@@ -486,7 +526,7 @@ impl World {
             To::Unique(host) => self.is_visible(host),
             To::Name(place) => {
                 let name = NAMES[place];
-                self.inside.contains(name) || (can_be_seen(name) && self.owner(name).is_some())
+                self.inside.contains(name) || (self.can_be_seen(name) && self.owner(name).is_some())
             }
         };
         match question {
@@ -522,7 +562,7 @@ impl World {
             }
         }
         for name in NAMES {
-            let of_host = can_be_seen(name) && self.owner(name).is_some();
+            let of_host = self.can_be_seen(name) && self.owner(name).is_some();
             if of_host || self.inside.contains(name) {
                 due.insert(name.to_owned());
             }
@@ -569,8 +609,10 @@ impl World {
         };
         let held = self.held[from].clone();
         let due = match kind {
-            MessageType::MethodCall => held.contains(TALKS) || held.contains(ROUTE),
-            MessageType::Signal => judge(&held, true, member, true) == Fate::Passes,
+            MessageType::MethodCall => {
+                self.has_rules && (held.contains(TALKS) || held.contains(ROUTE))
+            }
+            MessageType::Signal => judge(self.has_rules, &held, true, member, true) == Fate::Passes,
             _ => false,
         };
         let serial = self.hosts[from].send(builder);
@@ -592,8 +634,10 @@ impl World {
         }
     }
 
-    /// Whatever the client was told, it was not told of names that it must not see.
-    fn nothing_of_hidden_names_was_told(&mut self) {
+    /// What the client was told of the owners of names is what it sees, after each step: no change is missing, none is
+    /// told twice, and none is of a name that it must not see.
+    fn what_was_told_is_true(&mut self) {
+        self.client.call_driver("ListNames", &Body::new());
         for told in self.client.all_so_far() {
             // On a bus of the sandbox's own, eavesdropping shows what is said there.
             let of_host = self
@@ -603,6 +647,10 @@ impl World {
             let is_usual = told.sender() == DRIVER || self.container_bus.is_some();
             assert!(is_usual && !of_host, "nobody spoke, and yet: {told}");
             self.check_change(&told);
+        }
+        for name in NAMES {
+            let told = self.told.get(name).map_or("", |owner| owner);
+            assert_eq!(told, self.owner_in_view(name).unwrap_or(""), "{name}");
         }
     }
 }

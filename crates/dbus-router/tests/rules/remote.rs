@@ -145,6 +145,9 @@ fn an_exported_name_is_there_on_the_host() {
     outside.add_match("member='NameOwnerChanged',arg0='org.mpris.Player'");
     outside.add_match("type='signal',interface='org.example.Test'");
     assert_eq!(player.request_name("org.mpris.Player", 0), 1);
+    // The container bus has answered; the host has been asked, and may not have answered yet.
+    let there = outside.expect_signal("org.freedesktop.DBus", "NameOwnerChanged");
+    assert_eq!(there.strings()[2], player.unique_name());
     works(&mut outside, "org.mpris.Player", &mut player);
     player.send(signal("Played"));
     outside.expect_signal("org.example.Test", "Played");
@@ -176,6 +179,24 @@ fn new_rules_take_a_name_from_the_client_that_has_it_inside() {
     let change = [NAME, service.unique_name(), ""].map(str::to_owned);
     assert_eq!(changes(&mut client), [change]);
     assert_eq!(refusal(&mut client, NAME), UNKNOWN);
+}
+
+#[test]
+fn of_a_name_that_was_taken_the_host_s_changes_are_told() {
+    let both = Both::new(Rules::default());
+    let (mut owner, mut client) = (both.place.inside(), both.place.inside());
+    client.add_match(&format!("member='NameOwnerChanged',arg0='{NAME}'"));
+    assert_eq!(owner.request_name(NAME, 0), 1);
+    both.reload(names(vec![host_route(NAME)]));
+    owner.expect_signal("org.freedesktop.DBus", "NameLost");
+    let service = both.place.service(NAME);
+    client.call_driver("ListNames", &Body::new());
+    let (inside, outside) = (owner.unique_name(), service.unique_name());
+    let expected = [[NAME, "", inside], [NAME, inside, ""], [NAME, "", outside]];
+    assert_eq!(
+        changes(&mut client),
+        expected.map(|it| it.map(str::to_owned))
+    );
 }
 
 #[test]
