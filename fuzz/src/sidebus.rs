@@ -45,6 +45,6 @@ fn understood(frame: &Frame<'_>, bytes: &[u8]) {
     assert_eq!(frame.to_bytes(), bytes, "{}", frame.kind());
     if let Frame::Message(head) = frame {
         assert!(head.fits() && head.message_len > 0);
-        assert!(head.file_bytes() <= MAX_DESCRIPTORS as u64 * u64::from(MAX_FILE_LEN));
+        assert!(head.file_room() <= MAX_DESCRIPTORS as u64 * u64::from(MAX_FILE_LEN));
     }
 }

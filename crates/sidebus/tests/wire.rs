@@ -302,7 +302,7 @@ fn a_head_says_how_much_its_files_take_and_whether_it_fits() {
         descriptors,
     };
     assert_eq!(
-        head(vec![file.clone(), document("x"), file]).file_bytes(),
+        head(vec![file.clone(), document("x"), file]).file_room(),
         2 * u64::from(MAX_FILE_LEN)
     );
     let long = "x/".repeat(2000) + "x";

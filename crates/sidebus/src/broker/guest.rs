@@ -151,7 +151,7 @@ impl Guest {
         if state.unopened.len() > self.inner.config.limits.unopened_connections
             && let Some((_, oldest)) = state.unopened.pop_front()
         {
-            tracing::info!("too many connections have not said what they are for: the oldest goes");
+            tracing::info!("too many connections are nobody's yet: the oldest goes");
             oldest.abort();
         }
     }
@@ -182,7 +182,8 @@ impl Guest {
 }
 
 impl Inner {
-    fn opened(&self, number: u64) {
+    /// A connection has been taken, or has gone: other bounds hold for it from here on.
+    pub fn opened(&self, number: u64) {
         locked(&self.state)
             .unopened
             .retain(|(other, _)| *other != number);
@@ -275,7 +276,7 @@ async fn connection(inner: &Arc<Inner>, socket: Socket, number: u64) -> Result<(
         }
         Err(error) => return Err(error),
     };
-    inner.opened(number);
+    // It is in the list of those that are nobody yet until it has been taken: who is refused may take a moment to go.
     if inner.ending.borrow().is_some() {
         let text = "the broker is ending".to_owned();
         return refuse(reader, writer, Reason::Unavailable, text).await;
@@ -284,26 +285,26 @@ async fn connection(inner: &Arc<Inner>, socket: Socket, number: u64) -> Result<(
         Open {
             purpose: Purpose::Control(opening),
             ..
-        } => control(inner, opening, reader, writer).await,
+        } => control(inner, opening, number, reader, writer).await,
         Open {
             purpose: Purpose::Client(opening),
             ..
         } => match inner.session(&opening.session) {
-            Some(session) => member::serve(inner, &session, opening, reader, writer).await,
+            Some(session) => member::serve(inner, &session, opening, number, reader, writer).await,
             None => unknown(reader, writer).await,
         },
         Open {
             purpose: Purpose::Offer(stream),
             ..
         } => match inner.member(&stream.client) {
-            Some(member) => offered(inner, &member, &stream, reader, writer).await,
+            Some(member) => offered(inner, &member, &stream, number, reader, writer).await,
             None => unknown(reader, writer).await,
         },
         Open {
             purpose: Purpose::Answer(stream),
             ..
         } => match inner.member(&stream.client) {
-            Some(member) => answered(inner, &member, &stream, reader, writer).await,
+            Some(member) => answered(inner, &member, &stream, number, reader, writer).await,
             None => unknown(reader, writer).await,
         },
     }
@@ -318,6 +319,7 @@ async fn offered(
     inner: &Inner,
     member: &Member,
     stream: &StreamOpening,
+    number: u64,
     reader: FrameReader,
     mut writer: FrameWriter,
 ) -> Result<(), LinkError> {
@@ -325,6 +327,7 @@ async fn offered(
         let text = "too many pipes and sockets of this program, or of the machine, are open";
         return refuse(reader, writer, Reason::Limits, text.to_owned()).await;
     };
+    inner.opened(number);
     let offered = member.offered(stream.stream, guard);
     writer.send(&inner.welcome([0; 16])).await?;
     // Its client may have gone; then the connection closes here.
@@ -336,12 +339,14 @@ async fn answered(
     inner: &Inner,
     member: &Member,
     stream: &StreamOpening,
+    number: u64,
     reader: FrameReader,
     mut writer: FrameWriter,
 ) -> Result<(), LinkError> {
     let Some(awaiting) = member.awaiting(stream.stream) else {
         return unknown(reader, writer).await;
     };
+    inner.opened(number);
     writer.send(&inner.welcome([0; 16])).await?;
     // Who waited may have gone; then the connection closes here.
     let _ = awaiting.send((reader, writer));
@@ -351,6 +356,7 @@ async fn answered(
 async fn control(
     inner: &Arc<Inner>,
     opening: ControlOpening,
+    connection: u64,
     reader: FrameReader,
     mut writer: FrameWriter,
 ) -> Result<(), LinkError> {
@@ -390,6 +396,7 @@ async fn control(
             })
         }
     };
+    inner.opened(connection);
     let number = {
         let mut state = locked(&inner.state);
         if let Some(other) = &state.session

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Limits {
     /// Clients of the guest at the same time.
     pub clients: usize,
-    /// Connections of the guest that have not said yet what they are for; beyond it the oldest has to go.
+    /// Connections of the guest that have not said yet what they are for, or were refused; beyond it the oldest has to go.
     pub unopened_connections: usize,
     /// The longest message (bytes).
     pub message_bytes: u32,

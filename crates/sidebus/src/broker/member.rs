@@ -155,6 +155,7 @@ pub(super) async fn serve(
     inner: &Arc<Inner>,
     session: &Session,
     opening: ClientOpening,
+    connection: u64,
     reader: FrameReader,
     mut writer: FrameWriter,
 ) -> Result<(), LinkError> {
@@ -169,6 +170,7 @@ pub(super) async fn serve(
         );
         return refuse(reader, writer, Reason::Limits, text).await;
     }
+    inner.opened(connection);
     let _leaving = Leaving {
         inner,
         member: &member,

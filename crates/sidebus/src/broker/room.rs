@@ -11,8 +11,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::lease::is_released;
 
-/// What one message with files takes at least (bytes): its descriptors count, too.
-const LEAST: u32 = 64 * 1024;
 /// How long a message with files waits for room.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked for files that nobody has open any more: while somebody waits, and otherwise.
@@ -59,7 +57,7 @@ impl FileRoom {
     /// Waits a while for room for so many bytes; `share` is what the client may have. One message has room for itself,
     /// whatever the limit.
     pub async fn take(&self, share: &Arc<Semaphore>, bytes: u32) -> Option<Taken> {
-        let bytes = bytes.max(LEAST).min(self.most / 2);
+        let bytes = bytes.min(self.most / 2);
         let taking = async {
             let mine = share.clone().acquire_many_owned(bytes).await.ok()?;
             let ours = self.free.clone().acquire_many_owned(bytes).await.ok()?;

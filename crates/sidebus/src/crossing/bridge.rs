@@ -430,11 +430,8 @@ impl<S: Side> Bridge<S> {
         if count > self.quotas.fds_per_message as usize {
             return Err(LinkError::Limit(format!("a message with {count} descriptors")).into());
         }
-        let file_bytes = u32::try_from(head.file_bytes()).unwrap_or(u32::MAX);
-        let has_files = head
-            .descriptors
-            .iter()
-            .any(|it| matches!(it, Descriptor::Bytes { .. }));
+        let file_bytes = u32::try_from(head.file_room()).unwrap_or(u32::MAX);
+        let has_files = file_bytes > 0;
         let room = match has_files {
             true => self.side.room_for_files(file_bytes).await,
             false => None,

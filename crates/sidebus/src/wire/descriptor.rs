@@ -9,6 +9,7 @@ pub const MAX_DESCRIPTORS: usize = 64;
 /// The longest file that crosses by its bytes.
 pub const MAX_FILE_LEN: u32 = 16 * 1024 * 1024;
 
+const LEAST_FILE_ROOM: u32 = 256 * 1024;
 const MAX_ID: usize = 64;
 const MAX_PATH: usize = 4096;
 /// The longest file name of Linux.
@@ -72,10 +73,11 @@ impl MessageHead {
         bytes.len() <= MAX_PAYLOAD
     }
 
-    /// The bytes of its files, at most.
-    pub fn file_bytes(&self) -> u64 {
+    /// The bytes that its files are charged with. A file takes descriptors, too, so that a small one is no smaller than
+    /// 256 KiB.
+    pub fn file_room(&self) -> u64 {
         let len = |descriptor: &Descriptor| match descriptor {
-            Descriptor::Bytes { len, .. } => u64::from(*len),
+            Descriptor::Bytes { len, .. } => u64::from(*len.max(&LEAST_FILE_ROOM)),
             Descriptor::Document(_) | Descriptor::Stream { .. } => 0,
         };
         self.descriptors.iter().map(len).sum()

@@ -1,7 +1,8 @@
 //! What a guest may use, and what it is told when it wants more.
 
-use std::io::pipe;
+use std::io::{Read, pipe};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 
 use dbus_wire::{Body, Builder};
 use testbed::RawClient;
@@ -209,4 +210,20 @@ fn files_take_room_for_as_long_as_somebody_has_them_open() {
     let mut other = rig.guest();
     pass(&mut other);
     service.expect_call("Take");
+}
+
+#[test]
+fn connections_that_say_nothing_give_way_to_those_that_do() {
+    let rig = Rig::start_with(Transport::Hybrid, "[limits]\nunopened_connections = 4\n");
+    let silent: Vec<UnixStream> = (0..20)
+        .map(|_| UnixStream::connect(&rig.connect).unwrap())
+        .collect();
+    for mut stream in &silent[..16] {
+        let deadline = testbed::Deadline::usual();
+        assert!(deadline.wait_readable(&[stream.as_fd()]).is_some());
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0, "it was closed");
+    }
+    let mut guest = rig.guest();
+    assert!(!guest.list_names().is_empty());
+    assert_eq!(rig.status().agent.unwrap().state, "answers");
 }
