@@ -5,6 +5,7 @@
 mod authority;
 mod faults;
 mod homes;
+mod initialize;
 mod inside;
 mod interface;
 mod life;
