@@ -234,8 +234,24 @@ impl Translator<'_> {
                     }
                     values::array("h", descriptors)?
                 }
-                In::Icon => icon(value).await?,
-                In::Sound => sound(value).await?,
+                // As the host's portal has it: what is said is shown, if not with this picture.
+                In::Icon | In::Sound => {
+                    let crossed = match role {
+                        In::Icon => icon(value).await,
+                        _ => sound(value).await,
+                    };
+                    match crossed {
+                        Ok(value) => value,
+                        Err(refusal) => {
+                            tracing::debug!(name, %refusal, "an icon or sound is left out");
+                            outcome.left_out.push((
+                                name.to_owned(),
+                                "it is none by name, bytes or descriptor, or too large",
+                            ));
+                            return Ok(None);
+                        }
+                    }
+                }
                 In::Action => {
                     let action = values::text(&value).unwrap_or_default();
                     Value::from(exported_action(action))

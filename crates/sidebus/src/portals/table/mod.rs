@@ -267,9 +267,9 @@ pub enum In {
     Fd(Needs),
     /// Several.
     Fds(Needs),
-    /// A notification's icon: by its name or by its bytes.
+    /// A notification's icon: by its name or by its bytes; others are left out.
     Icon,
-    /// A notification's sound.
+    /// A notification's sound: `default`, `silent`, or by a descriptor; others are left out.
     Sound,
     /// The name of a notification's action.
     Action,
