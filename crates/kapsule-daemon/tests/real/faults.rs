@@ -19,6 +19,7 @@ async fn what_breaks_is_said_and_leaves_nothing_half_made() {
     // The first one is unpacked while it is killed: later ones are copies, and quick.
     incus_is_killed_in_mid_create(&mut rig, &alice).await;
     the_daemon_is_killed_in_mid_create(&mut rig, &alice).await;
+    work_on_a_whole_one_is_broken_off(&mut rig).await;
     incus_is_stopped(&mut rig, &alice).await;
     a_name_is_taken(&rig, &alice).await;
     an_image_is_broken(&rig, &alice).await;
@@ -57,6 +58,61 @@ async fn the_daemon_is_killed_in_mid_create(rig: &mut Rig<'_>, alice: &Person) {
     works(rig, &alice, "other").await;
     assert!(rig.instances().contains(&"whole".to_owned()));
     gone(rig, &alice, "whole").await;
+}
+
+/// What was whole stays whole, or is gone as it was meant to; and what was broken off can be done again.
+async fn work_on_a_whole_one_is_broken_off(rig: &mut Rig<'_>) {
+    let alice = rig.person(&ALICE).await;
+    made(&alice, "whole").await;
+    alice
+        .done("CreateSnapshot", &("whole", "clean"))
+        .await
+        .expect("it is made");
+
+    // The daemon dies while it copies: the copy is whole, or is not there.
+    let begun: Result<OwnedObjectPath, _> = alice.call("CloneContainer", &("whole", "copy")).await;
+    begun.expect("it begins");
+    rig.kill_and_start_daemon();
+    let alice = rig.person(&ALICE).await;
+    until("a copy is whole or gone", || {
+        let arguments = ["config", "get", "copy", "user.kapsule.unfinished"];
+        let mark = rig.incus.incus(&arguments);
+        // An error: there is none.
+        !mark.status.success() || mark.stdout.trim().is_empty()
+    });
+    if rig.instances().contains(&"copy".to_owned()) {
+        gone(rig, &alice, "copy").await;
+    }
+    nothing_is_left(rig, "copy");
+
+    // Incus dies while it restores: it is said, and done again.
+    let begun: Result<OwnedObjectPath, _> =
+        alice.call("RestoreSnapshot", &("whole", "clean")).await;
+    let path = begun.expect("it begins");
+    rig.incus.kill();
+    // It may have been quicker.
+    if let Err((status, text)) = alice.end(&path).await {
+        assert!(
+            status == "failed" && text.contains("Incus"),
+            "{status}: {text}"
+        );
+    }
+    rig.incus.start_again().expect("it starts again");
+    alice
+        .done("RestoreSnapshot", &("whole", "clean"))
+        .await
+        .expect("it is restored");
+
+    // The daemon dies while it deletes: what is left can be deleted.
+    let begun: Result<OwnedObjectPath, _> = alice.call("DeleteContainer", &("whole", true)).await;
+    begun.expect("it begins");
+    rig.kill_and_start_daemon();
+    let alice = rig.person(&ALICE).await;
+    if let Err((name, text)) = alice.done("DeleteContainer", &("whole", true)).await {
+        assert_eq!(name, "NoSuchContainer", "{text}");
+    }
+    nothing_is_left(rig, "whole");
+    works(rig, &alice, "whole").await;
 }
 
 async fn incus_is_stopped(rig: &mut Rig<'_>, alice: &Person) {
