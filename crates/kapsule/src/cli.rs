@@ -680,6 +680,11 @@ pub fn main() -> ExitCode {
     agent::Agent::stop();
     result.unwrap_or_else(|error| {
         note(Kind::Error, &format!("{error}"));
+        let no_daemon = matches!(error, Error::NoDaemon { .. } | Error::Bus { .. });
+        if let (true, Ok(container)) = (no_daemon, std::env::var("KAPSULE_CONTAINER")) {
+            let text = format!("this is inside the container {container}; the daemon is outside");
+            note(Kind::Hint, &text);
+        }
         error.exit_code()
     })
 }

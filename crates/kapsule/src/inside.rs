@@ -453,11 +453,31 @@ pub struct Captured {
     pub stderr: String,
 }
 
+/// How long a command may take whose output we read: what looks at a few files.
+const CAPTURE: Duration = Duration::from_secs(60);
+
 /// Runs a command inside as the user and takes what it prints, at most `limit` bytes of it.
 ///
 /// # Errors
-/// It cannot be run, or prints more.
+/// It cannot be run, prints more, or takes longer than a minute.
 pub async fn capture(
+    manager: &Manager,
+    container: &str,
+    argv: &[String],
+    limit: usize,
+) -> Result<Captured> {
+    // What fails leaves a session; it ends with our connection at the latest.
+    match tokio::time::timeout(CAPTURE, captured(manager, container, argv, limit)).await {
+        Ok(captured) => captured,
+        Err(_) => Err(Error::Failed(format!(
+            "container {} has not answered for a minute\n  hint: kapsule enter {} to look why",
+            crate::text::plain(container),
+            crate::text::plain(container)
+        ))),
+    }
+}
+
+async fn captured(
     manager: &Manager,
     container: &str,
     argv: &[String],
@@ -478,9 +498,10 @@ pub async fn capture(
     drop((stdout, stderr));
     let out = read(out, limit)?;
     let errors = read(errors, 64 * 1024)?;
-    let (status, out, errors) = tokio::join!(session.wait(), out, errors);
+    let (out, errors) = tokio::join!(out, errors);
     let out = out.map_err(Error::doing("reading what a command prints"))?;
     let Some(stdout) = out else {
+        let _ = session.signal(Signal::KILL.as_raw()).await;
         return Err(Error::Failed(format!(
             "container {} printed more than {limit} bytes where a list was asked for; it is not believed",
             crate::text::plain(container)
@@ -488,7 +509,7 @@ pub async fn capture(
     };
     let errors = errors.ok().flatten().unwrap_or_default();
     Ok(Captured {
-        status: status?,
+        status: session.wait().await?,
         stdout,
         stderr: String::from_utf8_lossy(&errors).into_owned(),
     })
