@@ -401,16 +401,20 @@ impl Daemon {
                         let _ = daemon.incus.follow(&progress, "Stopping", operation).await;
                         daemon.shells.container_stopped(name.as_str());
                     }
-                    match client.delete_instance(name.as_str()).await {
+                    let deleted = match client.delete_instance(name.as_str()).await {
                         Ok(operation) => {
-                            daemon
-                                .incus
-                                .follow(&progress, "Deleting", operation)
-                                .await?;
+                            let deleting = daemon.incus.follow(&progress, "Deleting", operation);
+                            deleting.await
                         }
-                        // An ephemeral one goes by being stopped.
-                        Err(problem) if problem.is_not_found() => {}
-                        Err(problem) => return Err(error(problem)),
+                        Err(problem) => Err(error(problem)),
+                    };
+                    if let Err(problem) = deleted {
+                        // It may be gone all the same: an ephemeral one by being stopped, another because a deletion
+                        // was under way, which this one has met.
+                        let found = client.instance(name.as_str()).await;
+                        if !found.is_err_and(|problem| problem.is_not_found()) {
+                            return Err(problem);
+                        }
                     }
                     daemon.remove_directory(&name);
                     daemon.incus.has_changed(name.as_str());
