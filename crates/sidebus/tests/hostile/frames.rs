@@ -4,6 +4,7 @@ use std::io::Write;
 
 use dbus_wire::{Body, Builder};
 use sidebus::wire::{Descriptor, Frame, MAX_PAYLOAD, MessageHead, Shape, StreamId};
+use testbed::Deadline;
 
 use crate::Attack;
 use crate::raw_guest::{Fate, RawGuest};
@@ -336,11 +337,19 @@ fn a_flood_of_connections_that_say_nothing_makes_way() {
     let before = attack.broker.descriptors();
     let silent: Vec<RawGuest> = (0..2000).map(|_| RawGuest::connect(&attack.port)).collect();
     attack.the_broker_is_well();
-    let held = attack.broker.descriptors().saturating_sub(before);
-    assert!(
-        held < 200,
-        "{held} descriptors for connections that say nothing"
-    );
+    // 64 may stay, with a few descriptors each. The oldest go as the newest come; on a busy machine a moment later.
+    let deadline = Deadline::usual();
+    loop {
+        let held = attack.broker.descriptors().saturating_sub(before);
+        if held < 64 * 6 {
+            break;
+        }
+        assert!(
+            !deadline.left().is_zero(),
+            "{held} descriptors for connections that say nothing"
+        );
+        std::thread::yield_now();
+    }
     drop(silent);
 }
 
