@@ -1,24 +1,27 @@
 //! Who a program is, as far as the guest's kernel says. For the broker these are claims.
 
-use std::os::fd::AsFd;
+use tokio::net::UnixStream;
 
 /// A program that has connected.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Who {
     pub uid: u32,
+    /// 0: not known.
     pub pid: u32,
     pub app_id: Option<String>,
 }
 
 impl Who {
-    /// Of the other end of a unix socket.
-    pub fn of(socket: impl AsFd) -> std::io::Result<Who> {
-        let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-        let pid = u32::try_from(credentials.pid.as_raw_nonzero().get()).unwrap_or_default();
+    /// Of the other end of a socket.
+    pub fn of(socket: &UnixStream) -> std::io::Result<Who> {
+        let credentials = socket.peer_cred()?;
+        // None where the process is of a namespace that we cannot see.
+        let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
+        let pid = pid.unwrap_or_default();
         Ok(Who {
-            uid: credentials.uid.as_raw(),
+            uid: credentials.uid(),
             pid,
-            app_id: app_id(pid),
+            app_id: (pid != 0).then(|| app_id(pid)).flatten(),
         })
     }
 }

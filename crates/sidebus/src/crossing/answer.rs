@@ -32,7 +32,8 @@ pub(super) fn answer(header: &Header<'_>, refusal: &Refusal, name: Option<&str>)
     match (header.kind, header.reply_serial) {
         (MessageType::MethodCall, _) if !header.flags.contains(Flags::NO_REPLY_EXPECTED) => {
             let mut message = error(header.serial, own_serial()).sender(DRIVER);
-            if let Some(caller) = header.sender.or(name) {
+            // A client whose Hello was refused has the empty name.
+            if let Some(caller) = header.sender.or(name).filter(|name| !name.is_empty()) {
                 message = message.destination(caller);
             }
             Answer::Back(message.build())

@@ -173,6 +173,34 @@ fn a_document_that_the_host_passes_is_opened_in_the_guest() {
 }
 
 #[test]
+fn a_document_that_the_guest_does_not_see_is_an_error_for_who_passes_it() {
+    needs!(tools::DBUS_DAEMON, tools::DOCUMENT_PORTAL);
+    let mut rig = Rig::with_documents();
+    let mut portal = Portal::of(&rig);
+    let own = rig.dir.write("person/letter.txt", "Dear guest");
+    let id = portal.share(&own, false, &["read"]);
+    // Nothing is mounted in the guest.
+    rig.agent.take();
+    rig.lie_about_documents();
+    rig.start_agent();
+    let (mut service, mut host) = rig.pair(true);
+    let file = File::open(rig.documents().join(&id).join("letter.txt")).unwrap();
+    let error = refused(&mut service, &mut host, &file);
+    assert_eq!(error, "org.freedesktop.DBus.Error.FileNotFound");
+    // A reply that carries it becomes the error.
+    let (mut service, mut guest) = rig.pair_named("org.example.Other");
+    let serial = guest.send(call("org.example.Other", "/a", "org.example.A", "Open"));
+    let asked = service.expect_call("Open");
+    let body = Body::new().unix_fd(0);
+    let header = asked.header();
+    let reply = dbus_wire::Builder::reply_to(&header).body(&body);
+    service.send_with_fds(reply.unix_fds(1), &[file.as_fd()]);
+    let reply = guest.expect_reply(serial);
+    assert_eq!(reply.sender(), service.unique_name());
+    assert_eq!(reply.failed(), "org.freedesktop.DBus.Error.FileNotFound");
+}
+
+#[test]
 fn the_status_shows_the_documents_and_the_daemons() {
     needs!(tools::DBUS_DAEMON, tools::DOCUMENT_PORTAL);
     let rig = Rig::with_documents();

@@ -206,6 +206,13 @@ impl Rig {
         (service, caller)
     }
 
+    /// Somebody on the host who offers this name, and a program of the guest.
+    pub fn pair_named(&self, name: &str) -> (RawClient, RawClient) {
+        let mut service = self.host();
+        assert_eq!(service.request_name(name, 0), 1);
+        (service, self.guest())
+    }
+
     /// A command in the environment of this test.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
