@@ -8,6 +8,7 @@ use zbus::Fd;
 
 use crate::backend::{Value, array, dictionary, text};
 use crate::client::{Client, DOCUMENTS, DOCUMENTS_PATH};
+use crate::desktop::Desktop;
 use crate::file_chooser::paths;
 use crate::machine::Machine;
 use crate::{needs_portals, run};
@@ -223,5 +224,41 @@ fn files_are_given_from_program_to_program_and_between_guest_and_host() {
             .expect_err("it is none of the guest's documents");
         assert_eq!(error.0, "org.freedesktop.DBus.Error.NotSupported");
         machine.stop().await;
+    });
+}
+
+#[test]
+fn documents_outlive_the_broker_if_the_policy_says_so() {
+    needs_portals!();
+    run(async {
+        let mut desktop = Desktop::start().await;
+        for (policy, stays) in [("", false), ("[documents]\npersistent = true\n", true)] {
+            let machine = Machine::in_desktop(desktop, policy).await;
+            let client = machine.client().await;
+            let file = machine.desktop.file(&format!("stays-{stays}"), "x");
+            let shared = document(&machine, &client, &file).await;
+            assert!(shared.exists());
+            // The document portal writes it down when it has time, and whose it is after that.
+            let kept = machine
+                .desktop
+                .dir
+                .join("runtime/vm/data/flatpak/db/documents");
+            let id = shared.parent().and_then(Path::file_name).expect("an id");
+            let has =
+                |kept: &[u8], wanted: &[u8]| kept.windows(wanted.len()).any(|part| part == wanted);
+            let written = || {
+                fs::read(&kept).is_ok_and(|kept| {
+                    has(&kept, id.as_encoded_bytes())
+                        && has(&kept, machine.documents.app_id().as_bytes())
+                })
+            };
+            while stays && !written() {
+                tokio::task::yield_now().await;
+            }
+            desktop = machine.end().await;
+            let machine = Machine::in_desktop(desktop, policy).await;
+            assert_eq!(shared.exists(), stays, "{policy}");
+            desktop = machine.end().await;
+        }
     });
 }

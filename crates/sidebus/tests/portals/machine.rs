@@ -105,10 +105,16 @@ impl Machine {
     }
 
     /// Ends in order.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
+        drop(self.end().await);
+    }
+
+    /// Ends in order; the host goes on.
+    pub async fn end(mut self) -> Desktop {
         if let Some(portals) = self.portals.take() {
             portals.stop().await;
         }
         self.supervisor.stop().await;
+        self.desktop
     }
 }
