@@ -49,11 +49,11 @@ pub struct Cli {
 enum Command {
     /// Make a container
     #[command(after_help = "\
-An image is one of the local store (kapsule images), or SERVER:ALIAS of a simplestreams server, such as
-images:debian/13. Without --image it is the default image.
+An image is one of the local store (kapsule images), or SERVER:ALIAS of a simplestreams server,
+such as images:debian/13. Without --image it is the default image.
 
-Features (kapsule features) are all on unless --without says otherwise. Docker and podman work in every
-container.
+Features (kapsule features) are all on unless --without says otherwise. Docker and podman work in
+every container.
 
 Examples:
   kapsule create work
@@ -63,8 +63,8 @@ Examples:
     Create(Create),
     /// Open a shell in a container, or run a command there
     #[command(after_help = "\
-Without NAME it is the default container, which is made if it is not there. A container that does not run
-is started.
+Without NAME it is the default container, which is made if it is not there. A container that does
+not run is started.
 
 The exit status is the command's; 125 if it could not be run.
 
@@ -77,9 +77,9 @@ Examples:
     #[command(
         visible_alias = "exec",
         after_help = "\
-The command has a terminal if you have one on stdin and stdout, else your own pipes and files. Arguments
-arrive as they are given; no shell is between. The exit status is the command's, or 128 and the number of
-the signal that ended it; 125 if it could not be run. Signals are passed on.
+The command has a terminal if you have one on stdin and stdout, else your own pipes and files.
+Arguments arrive as they are given; no shell is between. The exit status is the command's, or 128
+and the number of the signal that ended it; 125 if it could not be run. Signals are passed on.
 
 Examples:
   kapsule run work -- make -j8
@@ -104,9 +104,9 @@ Examples:
     Rename(Rename),
     /// Put an application or a program of a container into yours
     #[command(after_help = "\
-An application (APP is the name of its desktop file, or what the menu calls it) gets an entry in your menu,
-with its icons; a program (--bin) gets a command in ~/.local/bin. Both start it inside. Without APP it lists
-what can be exported, and what is.
+An application (APP is the name of its desktop file, or what the menu calls it) gets an entry in
+your menu, with its icons; a program (--bin) gets a command in ~/.local/bin. Both start it inside.
+Without APP it lists what can be exported, and what is.
 
 `kapsule rm` takes away what was exported.
 
@@ -140,8 +140,8 @@ Examples:
     Load(Load),
     /// Upgrade the packages of containers, with a snapshot before
     #[command(after_help = "\
-Known are apt, dnf, pacman, zypper, apk, xbps and emerge. The snapshots are called upgrade-TIME; the three
-newest are kept.
+Known are apt, dnf, pacman, zypper, apk, xbps and emerge. The snapshots are called upgrade-TIME;
+the three newest are kept.
 
 Examples:
   kapsule upgrade work
@@ -680,7 +680,7 @@ pub fn main() -> ExitCode {
     agent::Agent::stop();
     result.unwrap_or_else(|error| {
         note(Kind::Error, &format!("{error}"));
-        let no_daemon = matches!(error, Error::NoDaemon { .. } | Error::Bus { .. });
+        let no_daemon = matches!(error, Error::NoDaemon { .. } | Error::NoBus { .. });
         if let (true, Ok(container)) = (no_daemon, std::env::var("KAPSULE_CONTAINER")) {
             let text = format!("this is inside the container {container}; the daemon is outside");
             note(Kind::Hint, &text);

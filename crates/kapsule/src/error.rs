@@ -39,6 +39,16 @@ pub enum Error {
         /// What the bus says.
         why: String,
     },
+    /// The bus is not there, or does not let us in.
+    #[error(
+        "connecting to the bus ({bus}): {source}\n  hint: is one running there? --bus ADDRESS or KAPSULE_BUS names another"
+    )]
+    NoBus {
+        /// Which.
+        bus: String,
+        /// What the library says.
+        source: zbus::Error,
+    },
     /// The daemon went away while it worked for us.
     #[error(
         "the Kapsule daemon ended while it was {doing}\n  hint: journalctl -u kapsuled; what it had begun it takes back when it starts again"

@@ -75,13 +75,10 @@ impl Manager {
             "session" => zbus::connection::Builder::session(),
             address => zbus::connection::Builder::address(address),
         };
-        let connection = builder
-            .build()
-            .await
-            .map_err(|source| Error::Bus {
-                what: format!("connecting to the bus ({bus})\n  hint: is one running there? --bus ADDRESS or KAPSULE_BUS names another"),
-                source,
-            })?;
+        let connection = builder.build().await.map_err(|source| Error::NoBus {
+            bus: bus.to_owned(),
+            source,
+        })?;
         let proxy = proxy_for(&connection, PATH, INTERFACE).await?;
         Ok(Manager { connection, proxy })
     }
