@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use zbus::{OwnedObjectPath, OwnedVariant, Variant};
 
@@ -27,7 +28,12 @@ pub struct Daemon {
     pub(crate) polkit: Polkit,
     pub(crate) operations: Arc<Operations>,
     pub(crate) shells: Arc<Shells>,
+    /// When it was last looked whether what a container has of the host is still that.
+    freshened: Mutex<HashMap<String, Instant>>,
 }
+
+/// How often that is looked at, at most.
+const FRESH: Duration = Duration::from_secs(5);
 
 impl Daemon {
     /// Puts it together.
@@ -44,6 +50,7 @@ impl Daemon {
             polkit,
             operations,
             shells,
+            freshened: Mutex::default(),
         })
     }
 
@@ -376,6 +383,7 @@ impl Daemon {
                 may = true;
             }
             if container.init_pid.is_some() && container.is_running() {
+                self.freshen_aside(caller, &container);
                 return Ok(container);
             }
             if self.operations.is_busy(&target) {
@@ -388,6 +396,30 @@ impl Daemon {
         Err(Error::Busy(format!(
             "the container '{wanted}' is started and stopped again and again by somebody else"
         )))
+    }
+
+    /// Looks, beside the rest, whether what a running container has of the host is still that.
+    fn freshen_aside(self: &Arc<Self>, caller: &Caller, container: &Container) {
+        if container.owner != Some(caller.uid) {
+            return;
+        }
+        let now = Instant::now();
+        {
+            let mut freshened = self
+                .freshened
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            freshened.retain(|_, at| now.duration_since(*at) < FRESH);
+            if freshened.insert(container.name.to_string(), now).is_some() {
+                return;
+            }
+        }
+        let (daemon, caller, container) = (self.clone(), caller.clone(), container.clone());
+        tokio::spawn(async move {
+            if let Err(problem) = daemon.freshen(&caller, &container).await {
+                tracing::warn!(container = %container.name, error = problem.text(), "what it has of the host may be stale");
+            }
+        });
     }
 
     /// What to run to be inside.

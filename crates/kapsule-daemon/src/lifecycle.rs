@@ -521,6 +521,48 @@ impl Daemon {
         Ok(())
     }
 
+    /// Binds anew what of the host has gone and come again under a container that runs: after a new login the display's
+    /// socket has its old name, and is another.
+    pub(crate) async fn freshen(&self, caller: &Caller, container: &Container) -> Result<()> {
+        let (Some(definitions), Some(init)) = (
+            container.config.get(DEFINITIONS).cloned(),
+            container.init_pid,
+        ) else {
+            return Ok(());
+        };
+        let of = caller.clone();
+        let stale = Self::aside(move || {
+            let mut devices = Applied::again(&definitions, &of)?.devices;
+            devices.retain(|_, device| is_stale(init, device));
+            Ok(devices)
+        })
+        .await?;
+        if stale.is_empty() || self.operations.is_busy(&Target::container(&container.name)) {
+            return Ok(());
+        }
+        tracing::info!(container = %container.name, devices = ?stale.keys(), "bound anew");
+        let client = self.incus.client();
+        let name = container.name.as_str();
+        let tagged = client.tagged_instance(name).await.map_err(error)?;
+        let mut update = tagged.value.to_update();
+        update
+            .devices
+            .retain(|device, _| !stale.contains_key(device));
+        // Its properties are the same; so Incus has to see it go first.
+        if update.devices != tagged.value.devices {
+            let operation = client
+                .update_instance(name, &update, tagged.etag.as_deref())
+                .await
+                .map_err(error)?;
+            operation.wait().await.map_err(error)?;
+        }
+        let config = incus_client::Config::new();
+        client
+            .patch_instance(name, &config, &stale)
+            .await
+            .map_err(error)
+    }
+
     /// Stops a container; one that does not run is left as it is.
     ///
     /// # Errors
@@ -803,6 +845,24 @@ impl Daemon {
             )
             .await
     }
+}
+
+/// Whether a disk of this container is there on the host, and what is bound inside is something else.
+fn is_stale(init: u32, device: &std::collections::BTreeMap<String, String>) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (Some("disk"), Some(source), Some(path)) = (
+        device.get("type").map(String::as_str),
+        device.get("source"),
+        device.get("path"),
+    ) else {
+        return false;
+    };
+    let Ok(host) = std::fs::symlink_metadata(source) else {
+        return false;
+    };
+    // What is found there is only compared.
+    let inside = std::fs::symlink_metadata(format!("/proc/{init}/root{path}"));
+    inside.is_ok_and(|inside| (inside.dev(), inside.ino()) != (host.dev(), host.ino()))
 }
 
 /// What changes or ends a container has to be told which: the default one is not meant by silence.

@@ -275,6 +275,33 @@ async fn a_display_that_comes_is_had_at_the_next_start(rig: &Rig<'_>, alice: &Pe
         rig.config("other", "environment.WAYLAND_DISPLAY"),
         "/.kapsule/host/wayland-0"
     );
+    // After a new login it is another socket of the same name: who enters finds it bound anew.
+    drop(display);
+    std::fs::remove_file(&socket).expect("it is there");
+    let display = std::os::unix::net::UnixListener::bind(&socket).expect("the name is free");
+    std::os::unix::fs::chown(&socket, Some(1000), Some(1000)).expect("we are root");
+    let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&socket).expect("there"));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        let entered: (bool, String, Vec<String>) = alice
+            .call("PrepareEnter", &("other", Vec::<String>::new(), ""))
+            .await
+            .expect("it answers");
+        assert!(entered.0, "{}", entered.1);
+        let bound = [
+            "exec",
+            "other",
+            "--",
+            "stat",
+            "-c",
+            "%i",
+            "/.kapsule/host/wayland-0",
+        ];
+        if rig.incus.incus(&bound).stdout.trim() == inode.to_string() {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "it is bound anew");
+    }
     drop(display);
     std::fs::remove_file(&socket).expect("it is there");
     assert!(!again().await, "it is gone");
