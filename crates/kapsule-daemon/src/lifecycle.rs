@@ -532,11 +532,15 @@ impl Daemon {
         };
         let of = caller.clone();
         let stale = Self::aside(move || {
-            let mut devices = Applied::again(&definitions, &of)?.devices;
-            devices.retain(|_, device| is_stale(init, device));
-            Ok(devices)
+            let mut applied = Applied::again(&definitions, &of)?;
+            applied.devices.retain(|_, device| is_stale(init, device));
+            applied
+                .config
+                .retain(|key, _| key.starts_with("environment."));
+            Ok(applied)
         })
         .await?;
+        let (stale, environment) = (stale.devices, stale.config);
         if stale.is_empty() || self.operations.is_busy(&Target::container(&container.name)) {
             return Ok(());
         }
@@ -556,9 +560,8 @@ impl Daemon {
                 .map_err(error)?;
             operation.wait().await.map_err(error)?;
         }
-        let config = incus_client::Config::new();
         client
-            .patch_instance(name, &config, &stale)
+            .patch_instance(name, &environment, &stale)
             .await
             .map_err(error)
     }
@@ -847,7 +850,7 @@ impl Daemon {
     }
 }
 
-/// Whether a disk of this container is there on the host, and what is bound inside is something else.
+/// Whether a disk of this container is there on the host, and inside it is not, or is something else.
 fn is_stale(init: u32, device: &std::collections::BTreeMap<String, String>) -> bool {
     use std::os::unix::fs::MetadataExt;
     let (Some("disk"), Some(source), Some(path)) = (
@@ -861,8 +864,11 @@ fn is_stale(init: u32, device: &std::collections::BTreeMap<String, String>) -> b
         return false;
     };
     // What is found there is only compared.
-    let inside = std::fs::symlink_metadata(format!("/proc/{init}/root{path}"));
-    inside.is_ok_and(|inside| (inside.dev(), inside.ino()) != (host.dev(), host.ino()))
+    match std::fs::symlink_metadata(format!("/proc/{init}/root{path}")) {
+        Ok(inside) => (inside.dev(), inside.ino()) != (host.dev(), host.ino()),
+        // It came after the start.
+        Err(problem) => problem.kind() == std::io::ErrorKind::NotFound,
+    }
 }
 
 /// What changes or ends a container has to be told which: the default one is not meant by silence.

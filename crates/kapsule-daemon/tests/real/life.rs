@@ -305,6 +305,15 @@ async fn a_display_that_comes_is_had_at_the_next_start(rig: &Rig<'_>, alice: &Pe
     drop(display);
     std::fs::remove_file(&socket).expect("it is there");
     assert!(!again().await, "it is gone");
+    let gone = rig.incus.incus(&[
+        "exec",
+        "other",
+        "--",
+        "test",
+        "-S",
+        "/.kapsule/host/wayland-0",
+    ]);
+    assert!(!gone.status.success(), "{}", gone.both());
     assert!(
         rig.config("other", "user.kapsule.left-out")
             .contains("wayland")
