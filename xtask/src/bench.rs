@@ -95,6 +95,9 @@ fn kapsule(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         "--package",
         "kapsule-dbus-mux",
         "--bins",
+        // With the programs, so that what they share is built once.
+        "--bench",
+        "kapsule",
     ])
     .status()
     .map_err(Failure::doing("running cargo build"))?;
@@ -105,7 +108,11 @@ fn kapsule(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         .args([
             "bench",
             "--package",
+            "kapsule",
+            "--package",
             "kapsule-daemon",
+            "--package",
+            "kapsule-dbus-mux",
             "--bench",
             "kapsule",
             "--",

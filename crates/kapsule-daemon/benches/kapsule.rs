@@ -88,13 +88,19 @@ impl Figures {
     }
 
     /// Rows: what is measured, against what, what is aimed at.
-    const ROWS: [(&'static str, Option<&'static str>, Option<f64>); 9] = [
+    const ROWS: [(&'static str, Option<&'static str>, Option<f64>); 10] = [
         (
             "kapsule enter, to the prompt",
             Some("incus exec, to the prompt"),
             Some(15.0),
         ),
         ("incus exec, to the prompt", None, None),
+        // What a login session of each shell's own (PAM, logind) would add.
+        (
+            "incus exec su -l, to the prompt",
+            Some("incus exec, to the prompt"),
+            None,
+        ),
         ("kapsule run true", Some("incus exec true"), None),
         ("incus exec true", None, None),
         (
@@ -297,9 +303,11 @@ fn measure(rounds: usize, incus_dir: &str) {
     for round in 0..rounds + warm {
         let ours = to_the_prompt(kapsule(&["enter", "box"]));
         let theirs = to_the_prompt(incus(&shell));
+        let login = to_the_prompt(incus(&["exec", "box", "--", "su", "-l", "alice"]));
         if round >= warm {
             println!("kapsule enter, to the prompt: {ours}");
             println!("incus exec, to the prompt: {theirs}");
+            println!("incus exec su -l, to the prompt: {login}");
         }
     }
     for round in 0..rounds + warm {

@@ -10,7 +10,9 @@
 //! The user's PAM session inside is that of the container's service manager: setting up a user makes it linger, so
 //! `user@UID.service` (PAM service `systemd-user`) runs from the container's start, with `XDG_RUNTIME_DIR`, a session bus and
 //! `systemctl --user`, and every shell shares it. A login session for each shell would mean running the container's own
-//! `su` or `login` in front of it: see docs for what that costs in time.
+//! `su` or `login` in front of it, which asks logind for a session and a scope: the benchmark has both beside each other
+//! (`cargo xtask bench kapsule`), and what that adds is more than the whole way to the prompt may take. So a shell is
+//! listed by `loginctl list-users` and not by `list-sessions`; what a login would read of environment and groups is read here.
 
 mod accounts;
 mod enter;
