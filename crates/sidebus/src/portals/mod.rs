@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`Portals::start`] takes the names of the portals on the VM bus and serves them. [`table`] describes what is
-//! carried; [`guest`] follows it for one client; [`translate`] is what happens to arguments and results; [`documents`]
+//! carried; `guest` follows it for one client; `translate` is what happens to arguments and results; [`Documents`]
 //! is the machine's document portal. On the host it is xdg-desktop-portal's own front end that is called, so that its
 //! choice of a backend per desktop holds, and a person sees the dialogs that they know.
 

@@ -1,6 +1,6 @@
 //! The portals that are carried, described argument by argument.
 //!
-//! A portal's front end is this table and one proxy that follows it ([`super::guest`]). What a description does not
+//! A portal's front end is this table and one proxy that follows it (`portals::guest`). What a description does not
 //! name does not cross: an interface or a method is refused with an error that says so, an option or a result is
 //! left out, as xdg-desktop-portal itself does with options that it does not know. What is never carried stands in
 //! [`REFUSED`] with the reason.
