@@ -11,18 +11,20 @@ pub struct Desktop {
     pub backend: Backend,
     pub bus: DbusDaemon,
     // After the daemons, before the directory.
-    _mount: Mount,
+    _mounts: Mounts,
     pub dir: TestDir,
 }
 
-/// Where the host's own document portal has mounted its documents, if somebody has called it. It is ended with its bus, and
-/// does not unmount then.
-struct Mount(PathBuf);
+/// What document portals have mounted in the test's directory: the host's own, if somebody has called it, which is ended
+/// with its bus and does not unmount then; and that of a broker which had to be killed.
+struct Mounts([PathBuf; 2]);
 
-impl Drop for Mount {
+impl Drop for Mounts {
     fn drop(&mut self) {
-        // Nothing is mounted there in most tests.
-        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+        for mount in &self.0 {
+            // Nothing is mounted there in most tests.
+            let _ = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
+        }
     }
 }
 
@@ -97,11 +99,11 @@ impl Desktop {
         )
         .expect("a session bus");
         let backend = Backend::start(bus.address()).await;
-        let mount = Mount(dir.join("runtime/doc"));
+        let mounts = Mounts([dir.join("runtime/doc"), dir.join("broker/run/doc")]);
         Desktop {
             backend,
             bus,
-            _mount: mount,
+            _mounts: mounts,
             dir,
         }
     }
