@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::lease::is_released;
+use crate::kernel::is_released;
 
 /// How long a message with files waits for room.
 const PATIENCE: Duration = Duration::from_secs(5);

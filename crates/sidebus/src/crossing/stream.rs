@@ -10,8 +10,8 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio::io::Interest;
 use tokio::sync::{Mutex, Notify};
 
+use crate::kernel::WatchedFd;
 use crate::transport::{FrameReader, FrameWriter, LinkError};
-use crate::watched_fd::WatchedFd;
 use crate::wire::{Frame, Shape};
 
 /// What is read at once.

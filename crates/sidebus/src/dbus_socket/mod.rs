@@ -20,7 +20,7 @@ use dbus_wire::{FrameError, HeaderError};
 use thiserror::Error;
 use tokio::io::Interest;
 
-use crate::watched_fd::WatchedFd;
+use crate::kernel::WatchedFd;
 
 /// The most descriptors that the kernel lets one message on a socket carry (SCM_MAX_FD).
 const MAX_FDS: usize = 253;

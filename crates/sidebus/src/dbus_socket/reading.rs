@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
 use super::{DbusError, MAX_FDS};
-use crate::watched_fd::WatchedFd;
+use crate::kernel::WatchedFd;
 
 /// What is read at once, when there is more than a little.
 const READ: usize = 64 * 1024;

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use super::{DbusError, MAX_FDS};
-use crate::watched_fd::WatchedFd;
+use crate::kernel::WatchedFd;
 
 /// Bytes are collected up to this, and then written.
 const COALESCE: usize = 64 * 1024;

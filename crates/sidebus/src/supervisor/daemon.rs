@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::Instant;
 
-use crate::parent_death;
+use crate::kernel;
 
 /// How long a daemon may take to end when it is asked to.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -38,7 +38,7 @@ impl Daemon {
     /// It cannot be started.
     pub fn start(name: &'static str, mut command: Command) -> io::Result<Daemon> {
         command.stderr(Stdio::piped()).kill_on_drop(true);
-        parent_death::ends_with_us(&mut command);
+        kernel::ends_with_us(&mut command);
         let mut child = command.spawn()?;
         let pid = child.id().unwrap_or_default();
         let pidfd = i32::try_from(pid)

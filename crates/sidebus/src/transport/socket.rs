@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use tokio::io::Interest;
 
-use crate::watched_fd::WatchedFd;
+use crate::kernel::WatchedFd;
 
 /// A non-blocking stream, to be read by one task and written by another.
 ///
