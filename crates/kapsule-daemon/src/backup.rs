@@ -1,7 +1,7 @@
 //! Containers as files, and back.
 //!
 //! What comes in is a stranger's: Incus unpacks it, and before anybody can start it, all of its configuration and devices
-//! is replaced by those of a container that the caller could have made himself ([`Daemon::adopt`]). Until that is done
+//! is replaced by those of a container that the caller could have made himself (`Daemon::adopt`). Until that is done
 //! there is a file of its name in `loading/`; who finds one whose operation does not run deletes the container.
 
 use std::fs::File;

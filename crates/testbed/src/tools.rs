@@ -50,7 +50,7 @@ enum Probe {
     Crate(Crate),
 }
 
-/// A program of crates.io, installed beside the other things that tests keep (see [`cache`](crate::cache)).
+/// A program of crates.io, installed beside the other things that tests keep (see [`cache`]).
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Crate {
     /// Its name there, and its program's.

@@ -2,7 +2,7 @@
 //!
 //! The way of a shell: [`Shells::open_shell`] finds the container's [`Init`] (kept from the last time, known by its pidfd),
 //! the user's account inside ([`Inmate`]), makes a terminal in the container's own devpts, an environment as a login there would
-//! give, and has [`enter`] start the login shell in the container's namespaces. The other end of the terminal goes back
+//! give, and has `enter` start the login shell in the container's namespaces. The other end of the terminal goes back
 //! over the bus; from then on the daemon has no part in what is typed.
 //!
 //! # The login session
