@@ -304,12 +304,20 @@ fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\'', r"'\''"))
 }
 
+/// dbus-daemon reads the number of an argument as C does: `arg0xa` is argument 10, and `arg01` argument 1. We refuse both,
+/// as documented.
+fn has_number_as_in_c(rule: &str) -> bool {
+    rule.match_indices("arg0").any(|(at, prefix)| {
+        let next = rule[at + prefix.len()..].bytes().next();
+        next.is_some_and(|byte| byte.is_ascii_digit() || matches!(byte, b'x' | b'X'))
+    })
+}
+
 fn compare_rule(connection: &mut Connection, rule: &str) {
     let ours = MatchRule::parse(rule);
     let theirs = connection.add_match(rule);
     match (&ours, &theirs) {
-        // dbus-daemon reads `arg0xa` as argument 10. We refuse it, as documented.
-        (Err(_), Ok(())) if rule.contains("arg0x") => {
+        (Err(_), Ok(())) if has_number_as_in_c(rule) => {
             connection.call_with("RemoveMatch", rule).unwrap();
         }
         (Ok(_), Ok(())) => connection.call_with("RemoveMatch", rule).unwrap(),

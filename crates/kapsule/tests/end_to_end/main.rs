@@ -517,7 +517,7 @@ fn others_are_asked_or_refused(rig: &Rig<'_>) {
             testbed::Terminal::start(&command, &rig.machine().logs()).expect("a terminal");
         // We bring the agent ourselves.
         terminal.expect("Password: ");
-        terminal.send(&format!("{password}\n"));
+        terminal.send_secret(&format!("{password}\n"));
         terminal.wait()
     };
     let (status, said) = create("wrong");
