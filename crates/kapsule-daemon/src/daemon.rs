@@ -30,6 +30,8 @@ pub struct Daemon {
     pub(crate) shells: Arc<Shells>,
     /// When it was last looked whether what a container has of the host is still that.
     freshened: Mutex<HashMap<String, Instant>>,
+    /// Held by who removes something half-made.
+    pub(crate) discarding: tokio::sync::Mutex<()>,
 }
 
 /// How often that is looked at, at most.
@@ -51,6 +53,7 @@ impl Daemon {
             operations,
             shells,
             freshened: Mutex::default(),
+            discarding: tokio::sync::Mutex::default(),
         })
     }
 

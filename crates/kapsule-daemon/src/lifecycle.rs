@@ -281,6 +281,9 @@ impl Daemon {
     /// by a later [`Daemon::sweep`].
     pub(crate) async fn discard(&self, name: &ContainerName, token: &str) {
         let client = self.incus.client();
+        // Incus deletes by name. If another were at it too, the name could be somebody's new container between our look
+        // at the mark and the deletion.
+        let _alone = self.discarding.lock().await;
         for _ in 0..3 {
             match client.instance(name.as_str()).await {
                 Ok(instance)
