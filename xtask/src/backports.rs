@@ -35,17 +35,20 @@ impl Backports {
     }
 
     /// The command line, to be run as root, that writes the source.
-    pub fn writing(&self) -> Vec<String> {
+    ///
+    /// # Errors
+    /// apt has Debian from nowhere.
+    pub fn writing(&self) -> Result<Vec<String>, Failure> {
         let Backports { suite } = self;
         let text = format!(
             "# What the tests of Kapsule need and the release itself has not.\nTypes: deb\nURIs: {}\nSuites: {suite}\n\
              Components: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n",
-            debian_mirror()
+            debian_mirror()?
         );
         let script = "printf %s \"$1\" >\"$2\"";
-        ["sh", "-c", script, "sh", &text, FILE]
+        Ok(["sh", "-c", script, "sh", &text, FILE]
             .map(str::to_owned)
-            .into()
+            .into())
     }
 }
 

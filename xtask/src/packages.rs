@@ -131,7 +131,7 @@ fn install(packages: &BTreeSet<&str>, codename: &str, root: bool) -> Result<(), 
         return Ok(());
     }
     if let Some(backports) = Backports::wanted(packages, codename) {
-        let written = run_as_root(root, "add a source to apt's", &backports.writing())?;
+        let written = run_as_root(root, "add a source to apt's", &backports.writing()?)?;
         if written
             && apt(
                 root,

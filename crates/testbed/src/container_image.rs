@@ -131,7 +131,7 @@ impl Recipe {
         command
             .args(["-c", SCRIPT, "image", RELEASE])
             .arg(self.packages.join(","))
-            .arg(debian_mirror())
+            .arg(debian_mirror()?)
             .current_dir(dir);
         let output = run_to_end(command, Duration::from_secs(900))?;
         if output.status.success() {
@@ -166,8 +166,11 @@ tar -cJf incus.tar.xz metadata.yaml
 rm metadata.yaml
 "#;
 
-/// The mirror that apt has Debian from, or Debian's own.
-pub fn debian_mirror() -> String {
+/// The mirror that apt has Debian from.
+///
+/// # Errors
+/// apt has it from nowhere.
+pub fn debian_mirror() -> Result<String, Failure> {
     let mut command = Command::new("apt-get");
     command.args([
         "indextargets",
@@ -176,9 +179,14 @@ pub fn debian_mirror() -> String {
         "Created-By: Packages",
     ]);
     let said = run_to_end(command, Duration::from_secs(10)).map_or(String::new(), |it| it.stdout);
-    said.lines()
+    let mirror = said
+        .lines()
         .find_map(|line| line.strip_prefix("Debian Debian main "))
-        .unwrap_or("http://deb.debian.org/debian")
-        .trim_end_matches('/')
-        .to_owned()
+        .map(|mirror| mirror.trim_end_matches('/').to_owned());
+    mirror.ok_or_else(|| {
+        Failure::new(
+            "apt-get names no mirror of Debian (apt-get indextargets): are its sources set up, and was `apt-get update` \
+             run?",
+        )
+    })
 }

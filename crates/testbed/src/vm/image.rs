@@ -129,7 +129,7 @@ fn make(dir: &Path) -> Result<(), Trouble> {
     command
         .args(["-c", SCRIPT, "image", RELEASE])
         .arg(PACKAGES.join(","))
-        .arg(debian_mirror())
+        .arg(debian_mirror()?)
         .current_dir(dir);
     let output = run_to_end(command, Duration::from_secs(900))?;
     if output.status.success() {
