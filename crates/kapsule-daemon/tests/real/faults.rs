@@ -38,6 +38,29 @@ async fn incus_is_killed_in_mid_create(rig: &mut Rig<'_>, alice: &Person) {
     assert!(text.contains("killed") && text.contains("Incus"), "{text}");
     rig.incus.start_again().expect("it starts again");
     nothing_is_left(rig, "killed");
+    // Incus 6.0.4 takes a copy of an image for whole that it was killed in the middle of unpacking, and starts nothing from it:
+    // docs/kapsule.md says what to do then, which is this.
+    let incus = |arguments: &[&str]| rig.incus.incus(arguments).success();
+    let volumes = incus(&[
+        "storage",
+        "volume",
+        "list",
+        "default",
+        "--format=csv",
+        "--columns=tn",
+    ]);
+    for image in volumes
+        .lines()
+        .filter_map(|line| line.strip_prefix("image,"))
+    {
+        incus(&[
+            "storage",
+            "volume",
+            "delete",
+            "default",
+            &format!("image/{image}"),
+        ]);
+    }
     works(rig, alice, "killed").await;
 }
 
