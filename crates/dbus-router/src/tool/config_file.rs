@@ -293,16 +293,10 @@ impl Reader<'_> {
     /// Every key has to be known.
     fn keys(&mut self, table: &DeTable<'_>, known: &[&str], place: &str) {
         for key in table.keys() {
-            if known.contains(&&**key.get_ref()) {
-                continue;
+            if !known.contains(&&**key.get_ref()) {
+                let problem = Problem::unknown_key(key.span(), key.get_ref(), known, place);
+                self.problems.push(problem);
             }
-            let what = format!("unknown key \"{}\" in {place}", key.get_ref());
-            let help = match nearest(key.get_ref(), known) {
-                Some(near) => format!("did you mean \"{near}\"?"),
-                None => format!("known are: {}", known.join(", ")),
-            };
-            self.problems
-                .push(Problem::new(key.span(), what).help(help));
         }
     }
 

@@ -24,6 +24,15 @@ impl Problem {
         }
     }
 
+    /// A key that is not one of `known` in `place`; the remedy is the nearest of those.
+    pub fn unknown_key(span: Range<usize>, key: &str, known: &[&str], place: &str) -> Problem {
+        let help = match nearest(key, known) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => format!("known are: {}", known.join(", ")),
+        };
+        Problem::new(span, format!("unknown key \"{key}\" in {place}")).help(help)
+    }
+
     /// With a remedy.
     pub fn help(mut self, help: impl Into<String>) -> Problem {
         self.help = Some(help.into());
