@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: routers and buses beside each other, in one run.
 
 use std::ffi::OsString;
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
 use testbed::Failure;
 
@@ -65,10 +65,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .current_dir(cargo::root())
         .status()
         .map_err(Failure::doing("running the benchmark"))?;
-    Ok(match status.success() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    })
+    Ok(exit_code(status))
 }
 
 /// The benchmark that a crate has of its own.
@@ -78,10 +75,7 @@ fn of_crate(package: &str, arguments: &[OsString]) -> Result<ExitCode, Failure> 
         .args(arguments)
         .status()
         .map_err(Failure::doing("running cargo bench"))?;
-    Ok(match status.success() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    })
+    Ok(exit_code(status))
 }
 
 fn kapsule(arguments: &[OsString]) -> Result<ExitCode, Failure> {
@@ -120,8 +114,13 @@ fn kapsule(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         .args(arguments)
         .status()
         .map_err(Failure::doing("running cargo bench"))?;
-    Ok(match status.success() {
+    Ok(exit_code(status))
+}
+
+/// A task that ran a program ends as well as the program did.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    match status.success() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
-    })
+    }
 }
