@@ -30,17 +30,6 @@ pub struct Controlled {
     pub controller: Peer,
 }
 
-/// Whether there is a dbus-broker.
-pub fn is_here() -> bool {
-    let version = Command::new("dbus-broker")
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    version.is_ok_and(|status| status.success())
-}
-
 /// Starts one that listens at `socket`.
 pub fn start(socket: &Path) -> Result<Controlled, String> {
     let io = |error: std::io::Error| format!("cannot start dbus-broker: {error}");

@@ -13,6 +13,17 @@ use tempfile::TempDir;
 /// How long a subject may take until its socket is there.
 const START: Duration = Duration::from_secs(60);
 
+/// Whether a program is installed: it can say its version.
+pub fn is_installed(program: &str) -> bool {
+    let version = Command::new(program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    version.is_ok_and(|status| status.success())
+}
+
 pub struct Process {
     child: Child,
 }
@@ -182,11 +193,7 @@ impl Callgrind {
     /// # Errors
     /// There is no valgrind, or no room.
     pub fn new() -> Result<Callgrind, String> {
-        let version = Command::new("valgrind")
-            .arg("--version")
-            .stdout(Stdio::null())
-            .status();
-        if !version.is_ok_and(|status| status.success()) {
+        if !is_installed("valgrind") {
             return Err("valgrind is not installed".to_owned());
         }
         let dir = tempfile::tempdir().map_err(|error| format!("a directory: {error}"))?;

@@ -3,13 +3,13 @@
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::dbus_broker;
 use crate::peer::Peer;
-use crate::process::{Counter, Process};
+use crate::process::{Counter, Process, is_installed};
 use crate::scenario::ECHO;
 
 /// The rules of a router with many.
@@ -64,17 +64,10 @@ impl Kind {
     /// Whether it can be measured here.
     pub fn is_here(self) -> bool {
         match self {
-            Kind::DbusBroker => return dbus_broker::is_here(),
-            Kind::XdgDbusProxy => {}
-            _ => return true,
+            Kind::DbusBroker => is_installed("dbus-broker"),
+            Kind::XdgDbusProxy => is_installed("xdg-dbus-proxy"),
+            _ => true,
         }
-        let version = Command::new("xdg-dbus-proxy")
-            .arg("--version")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        version.is_ok_and(|status| status.success())
     }
 }
 
