@@ -127,24 +127,35 @@ impl Recipe {
     }
 
     fn make(&self, dir: &Path) -> Result<(), Trouble> {
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", SCRIPT, "image", RELEASE])
-            .arg(self.packages.join(","))
-            .arg(debian_mirror()?)
-            .current_dir(dir);
-        let output = run_to_end(command, Duration::from_secs(900))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let both = output.both();
-        let lines: Vec<&str> = both.lines().collect();
-        let tail = lines[lines.len().saturating_sub(8)..].join("\n    ");
-        Err(Trouble::Unable(format!(
-            "the image {} cannot be made (mmdebstrap, from Debian's mirror):\n    {tail}",
-            self.alias
-        )))
+        let what = format!("the image {}", self.alias);
+        make_by_script(dir, SCRIPT, RELEASE, self.packages, &what)
     }
+}
+
+/// Has a script of the shell make `what` in `dir`; its arguments are the release, the packages, and the mirror.
+pub(crate) fn make_by_script(
+    dir: &Path,
+    script: &str,
+    release: &str,
+    packages: &[&str],
+    what: &str,
+) -> Result<(), Trouble> {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, "image", release])
+        .arg(packages.join(","))
+        .arg(debian_mirror()?)
+        .current_dir(dir);
+    let output = run_to_end(command, Duration::from_secs(900))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let both = output.both();
+    let lines: Vec<&str> = both.lines().collect();
+    let tail = lines[lines.len().saturating_sub(8)..].join("\n    ");
+    Err(Trouble::Unable(format!(
+        "{what} cannot be made (mmdebstrap, from Debian's mirror):\n    {tail}"
+    )))
 }
 
 /// mmdebstrap gives the new system this machine's name and resolver; what Incus sets up should hold instead.

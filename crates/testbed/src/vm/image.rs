@@ -4,13 +4,10 @@
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
 
 use crate::cache;
-use crate::container_image::debian_mirror;
+use crate::container_image::make_by_script;
 use crate::failure::Failure;
-use crate::processes::run_to_end;
 use crate::skip::Trouble;
 use crate::tools;
 
@@ -125,20 +122,6 @@ impl Image {
 }
 
 fn make(dir: &Path) -> Result<(), Trouble> {
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", SCRIPT, "image", RELEASE])
-        .arg(PACKAGES.join(","))
-        .arg(debian_mirror()?)
-        .current_dir(dir);
-    let output = run_to_end(command, Duration::from_secs(900))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let both = output.both();
-    let lines: Vec<&str> = both.lines().collect();
-    let tail = lines[lines.len().saturating_sub(8)..].join("\n    ");
-    Err(Trouble::Unable(format!(
-        "the virtual machine's image cannot be made (mmdebstrap, from Debian's mirror):\n    {tail}"
-    )))
+    let what = "the virtual machine's image";
+    make_by_script(dir, SCRIPT, RELEASE, PACKAGES, what)
 }
