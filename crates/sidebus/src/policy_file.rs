@@ -33,6 +33,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use dbus_router::NamePattern;
+use dbus_router::tool::decision_log::{DecisionLog, LogTarget};
 use dbus_router::tool::diagnostic::{Problem, Report, nearest};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -68,24 +69,6 @@ pub enum PortalChoice {
     AllBut(Vec<String>),
     /// These interfaces alone.
     Only(Vec<String>),
-}
-
-/// Where decisions are written.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct DecisionLog {
-    /// `decisions`.
-    pub to: LogTarget,
-    /// `refused_only`.
-    pub refused_only: bool,
-}
-
-/// A file or the journal.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum LogTarget {
-    /// Lines are added to it.
-    File(PathBuf),
-    /// The journal of systemd.
-    Journal,
 }
 
 /// One entry of `namespaces`: a namespace, or with `.*` all below it, too.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::decision_log::{DecisionLog, LogTarget};
 use super::diagnostic::{Problem, Report, line_of, nearest};
 use crate::{
     Access, Export, Glob, HostPass, InterfaceExport, MemberRule, NamePattern, NameRule, Rename,
@@ -21,24 +22,6 @@ pub struct ConfigFile {
     pub rules: Rules,
     /// `[log]`.
     pub log: Option<DecisionLog>,
-}
-
-/// Where decisions are written.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct DecisionLog {
-    /// `decisions`.
-    pub to: LogTarget,
-    /// `refused_only`.
-    pub refused_only: bool,
-}
-
-/// A file or the journal.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum LogTarget {
-    /// Lines are added to it.
-    File(PathBuf),
-    /// The journal of systemd.
-    Journal,
 }
 
 const KEYS: [&str; 12] = [

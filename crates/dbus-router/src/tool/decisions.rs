@@ -1,17 +1,10 @@
 //! Decisions as lines of JSON, in a file or in the journal.
 
-use std::fs::File;
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::config_file::{DecisionLog, LogTarget};
-
-/// Where the journal takes entries (systemd: Native Journal Protocol).
-const JOURNAL: &str = "/run/systemd/journal/socket";
+use super::decision_log::{DecisionLog, Sink};
 
 /// One decision. The names of the fields are those of the lines.
 #[derive(Serialize, Debug)]
@@ -33,82 +26,29 @@ pub(super) struct Line<'d> {
 /// Writes lines.
 #[derive(Debug)]
 pub(super) struct Writer {
-    log: DecisionLog,
-    to: To,
-    /// Said once and not for each line.
-    complained: bool,
-}
-
-#[derive(Debug)]
-enum To {
-    File(File),
-    Journal(UnixDatagram),
+    sink: Sink,
+    refused_only: bool,
 }
 
 impl Writer {
     /// Opens what `log` names.
-    pub fn open(log: DecisionLog) -> Result<Writer, String> {
-        let to = match &log.to {
-            LogTarget::File(path) => File::options()
-                .create(true)
-                .append(true)
-                // What programs inside do is nobody else's business.
-                .mode(0o600)
-                .open(path)
-                .map(To::File)
-                .map_err(|error| {
-                    format!("cannot write decisions to {}: {error}", path.display())
-                })?,
-            LogTarget::Journal => UnixDatagram::unbound()
-                .and_then(|socket| {
-                    socket.connect(JOURNAL)?;
-                    // A journal that is slow must not stop the router.
-                    socket.set_nonblocking(true)?;
-                    Ok(To::Journal(socket))
-                })
-                .map_err(|error| {
-                    format!(
-                        "cannot write decisions to the journal ({JOURNAL}): {error}; without systemd, give a \
-                         file instead"
-                    )
-                })?,
-        };
+    pub fn open(log: &DecisionLog) -> Result<Writer, String> {
         Ok(Writer {
-            log,
-            to,
-            complained: false,
+            sink: Sink::open(&log.to)?,
+            refused_only: log.refused_only,
         })
     }
 
     /// Whether decisions that allow are left out.
     pub fn refused_only(&self) -> bool {
-        self.log.refused_only
+        self.refused_only
     }
 
     /// Writes a line, or says that it could not.
     pub fn write(&mut self, line: &Line<'_>) {
-        let mut json = match serde_json::to_string(line) {
-            Ok(json) => json,
-            Err(error) => return self.complain(&error.to_string()),
-        };
-        let written = match &mut self.to {
-            To::File(file) => {
-                json.push('\n');
-                // One write: lines of several routers in one file do not mix.
-                file.write_all(json.as_bytes())
-            }
-            To::Journal(socket) => socket.send(entry(line, &json).as_bytes()).map(|_| ()),
-        };
-        if let Err(error) = written
-            && error.kind() != ErrorKind::WouldBlock
-        {
-            self.complain(&error.to_string());
-        }
-    }
-
-    fn complain(&mut self, problem: &str) {
-        if !std::mem::replace(&mut self.complained, true) {
-            tracing::warn!(problem, "decisions cannot be written; this is said once");
+        // Strings and nothing else: it can always be written.
+        if let Ok(json) = serde_json::to_string(line) {
+            self.sink.write(json, |json| entry(line, json));
         }
     }
 }
@@ -176,6 +116,7 @@ fn timestamp(since_1970: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tool::decision_log::LogTarget;
 
     fn line() -> Line<'static> {
         Line {
@@ -211,7 +152,7 @@ mod tests {
                 to: LogTarget::File(path.clone()),
                 refused_only: false,
             };
-            Writer::open(log).unwrap().write(&line());
+            Writer::open(&log).unwrap().write(&line());
         }
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 2);

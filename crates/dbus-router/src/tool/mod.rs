@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod config_file;
+pub mod decision_log;
 mod decisions;
 pub mod diagnostic;
 mod explain;

@@ -11,7 +11,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::cli::Serve;
-use super::config_file::{self, ConfigFile, DecisionLog, LogTarget};
+use super::config_file::{self, ConfigFile};
+use super::decision_log::{DecisionLog, LogTarget};
 use super::decisions::{Line, Writer, now};
 use super::learn::{Learned, Member, Use};
 use super::program::{Failure, print, say};
@@ -180,7 +181,11 @@ impl Loaded {
             }),
             None => config.log.clone(),
         };
-        let writer = log.map(Writer::open).transpose().map_err(Failure)?;
+        let writer = log
+            .as_ref()
+            .map(Writer::open)
+            .transpose()
+            .map_err(Failure)?;
         Ok(Loaded { config, writer })
     }
 }

@@ -1,18 +1,10 @@
 //! What was decided, as lines of JSON, in a file or in the journal.
 
-use std::fs::File;
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, PoisonError};
 
+use dbus_router::tool::decision_log::{DecisionLog, Sink};
 use dbus_router::tool::now;
 use serde::Serialize;
-
-use crate::policy_file::{DecisionLog, LogTarget};
-
-/// Where the journal takes entries (systemd: Native Journal Protocol).
-const JOURNAL: &str = "/run/systemd/journal/socket";
 
 /// What became of it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Serialize)]
@@ -57,20 +49,8 @@ struct Line<'d> {
 #[derive(Debug)]
 pub struct Decisions {
     vm: String,
-    to: Option<(Mutex<Target>, bool)>,
-}
-
-#[derive(Debug)]
-struct Target {
-    to: To,
-    /// Said once and not for each line.
-    complained: bool,
-}
-
-#[derive(Debug)]
-enum To {
-    File(File),
-    Journal(UnixDatagram),
+    /// None: nowhere. And whether those that allow are left out.
+    to: Option<(Mutex<Sink>, bool)>,
 }
 
 impl Decisions {
@@ -79,46 +59,13 @@ impl Decisions {
     /// # Errors
     /// It cannot be opened: says what and why.
     pub fn open(vm: &str, log: Option<&DecisionLog>) -> Result<Decisions, String> {
-        let Some(log) = log else {
-            return Ok(Decisions {
-                vm: vm.to_owned(),
-                to: None,
-            });
-        };
-        let to = match &log.to {
-            LogTarget::File(path) => File::options()
-                .create(true)
-                .append(true)
-                // What programs of the guest do is nobody else's business.
-                .mode(0o600)
-                .open(path)
-                .map(To::File)
-                .map_err(|error| {
-                    format!("cannot write decisions to {}: {error}", path.display())
-                })?,
-            LogTarget::Journal => UnixDatagram::unbound()
-                .and_then(|socket| {
-                    socket.connect(JOURNAL)?;
-                    // A journal that is slow must not stop the portals.
-                    socket.set_nonblocking(true)?;
-                    Ok(To::Journal(socket))
-                })
-                .map_err(|error| {
-                    format!(
-                        "cannot write decisions to the journal ({JOURNAL}): {error}; without systemd, give a file \
-                         instead"
-                    )
-                })?,
+        let to = match log {
+            Some(log) => Some((Mutex::new(Sink::open(&log.to)?), log.refused_only)),
+            None => None,
         };
         Ok(Decisions {
             vm: vm.to_owned(),
-            to: Some((
-                Mutex::new(Target {
-                    to,
-                    complained: false,
-                }),
-                log.refused_only,
-            )),
+            to,
         })
     }
 
@@ -133,7 +80,7 @@ impl Decisions {
             why = decision.why,
             "portal decision"
         );
-        let Some((target, refused_only)) = &self.to else {
+        let Some((sink, refused_only)) = &self.to else {
             return;
         };
         if *refused_only && decision.verdict == Verdict::Allowed {
@@ -145,36 +92,21 @@ impl Decisions {
             decision,
         };
         // Strings and nothing else: it can always be written.
-        let Ok(mut json) = serde_json::to_string(&line) else {
+        let Ok(json) = serde_json::to_string(&line) else {
             return;
         };
-        let mut target = target.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = match &mut target.to {
-            To::File(file) => {
-                json.push('\n');
-                // One write: lines of several brokers in one file do not mix.
-                file.write_all(json.as_bytes())
-            }
-            // JSON has no line ends in it, and so the entry is three lines.
-            To::Journal(socket) => socket
-                .send(
-                    format!("MESSAGE={json}\nPRIORITY=6\nSYSLOG_IDENTIFIER=sidebus-broker\n")
-                        .as_bytes(),
-                )
-                .map(|_| ()),
-        };
-        if let Err(error) = written
-            && error.kind() != ErrorKind::WouldBlock
-            && !std::mem::replace(&mut target.complained, true)
-        {
-            tracing::warn!(%error, "decisions cannot be written; this is said once");
-        }
+        let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
+        // JSON has no line ends in it, and so the entry is three lines.
+        sink.write(json, |json| {
+            format!("MESSAGE={json}\nPRIORITY=6\nSYSLOG_IDENTIFIER=sidebus-broker\n")
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dbus_router::tool::decision_log::LogTarget;
 
     fn decision(verdict: Verdict) -> Decision<'static> {
         Decision {
