@@ -276,23 +276,22 @@ impl Io {
         if connection.write_dead {
             return;
         }
-        let mut bytes = bytes;
-        if !fds.is_empty() {
+        if connection.blocked || !(fds.is_empty() || connection.queue.is_empty()) {
             connection.queue.push(bytes, fds, None);
-            bytes = &[];
-        }
-        if connection.blocked {
-            connection.queue.push(bytes, Fds::NONE, None);
+            if !connection.blocked {
+                self.flush(index);
+            }
             return;
         }
         let charges = &mut self.charges;
-        let (written, count) =
-            connection
-                .queue
-                .write(connection.socket.as_fd(), bytes, |payer, bytes, fds| {
-                    pay(charges, payer, bytes, fds)
-                });
-        connection.queue.push(&bytes[count..], Fds::NONE, None);
+        let socket = connection.socket.as_fd();
+        let (written, count) = connection
+            .queue
+            .write(socket, bytes, &fds, |payer, bytes, fds| {
+                pay(charges, payer, bytes, fds)
+            });
+        let unsent = if count == 0 { fds } else { Fds::NONE };
+        connection.queue.push(&bytes[count..], unsent, None);
         self.after_write(index, written);
     }
 
@@ -376,12 +375,14 @@ impl Io {
             return;
         }
         let charges = &mut self.charges;
-        let (written, _) =
-            connection
-                .queue
-                .write(connection.socket.as_fd(), &[], |payer, bytes, fds| {
-                    pay(charges, payer, bytes, fds);
-                });
+        let (written, _) = connection.queue.write(
+            connection.socket.as_fd(),
+            &[],
+            &Fds::NONE,
+            |payer, bytes, fds| {
+                pay(charges, payer, bytes, fds);
+            },
+        );
         self.after_write(index, written);
     }
 
@@ -515,7 +516,8 @@ impl Outbox for Io {
             return;
         }
         let charges = &mut self.charges;
-        let (written, count) = queue.write(connection.socket.as_fd(), body, |payer, bytes, fds| {
+        let socket = connection.socket.as_fd();
+        let (written, count) = queue.write(socket, body, &Fds::NONE, |payer, bytes, fds| {
             pay(charges, payer, bytes, fds);
         });
         if let Some(payer) = message.charge {
@@ -599,9 +601,10 @@ impl Outbox for Io {
 /// An unauthenticated client's queue: what the handshake answers.
 pub(super) fn answer(connection: &mut Connection, bytes: &[u8]) -> Written {
     connection.queue.push(bytes, Fds::NONE, None);
-    let (written, _) = connection
-        .queue
-        .write(connection.socket.as_fd(), &[], |_, _, _| {});
+    let (written, _) =
+        connection
+            .queue
+            .write(connection.socket.as_fd(), &[], &Fds::NONE, |_, _, _| {});
     written
 }
 

@@ -15,6 +15,7 @@ mod joining;
 pub(crate) mod kernel;
 mod listen;
 mod own_service;
+mod pace;
 mod peer;
 mod queue;
 mod reading;
@@ -39,6 +40,7 @@ pub use self::listen::{Listen, ListenError};
 pub use self::own_service::{
     CallError, IncomingCall, OwnService, Reply, ServeError, ServiceFailed,
 };
+use self::pace::Pace;
 use self::services::ServiceDirs;
 use crate::decision::Watcher;
 use crate::hub::{Hub, HubConfig, Status};
@@ -329,6 +331,8 @@ pub struct Router {
     /// The soft limit of open files that this process was started with.
     file_limit: u64,
     buffer: Vec<u8>,
+    pace: Pace,
+    messages_in_turn: u32,
     stopping: bool,
 }
 
@@ -406,6 +410,8 @@ impl Router {
             uid,
             file_limit,
             buffer: vec![0; READ],
+            pace: Pace::new(),
+            messages_in_turn: 0,
             stopping: false,
         };
         let watch = |fd: std::os::fd::BorrowedFd<'_>, data| {
@@ -484,7 +490,13 @@ impl Router {
         events.reserve(self.io.open.max(64) + 8);
         self.wait_for(events)
             .map_err(system("waiting for events"))?;
-        self.handle_events(events)
+        self.handle_events(events)?;
+        if self.pace.turn(std::mem::take(&mut self.messages_in_turn)) {
+            let begin = std::time::Instant::now();
+            std::thread::yield_now();
+            self.pace.gave(begin.elapsed());
+        }
+        Ok(())
     }
 
     /// Waits until something happens; at first awake, if that is wished.

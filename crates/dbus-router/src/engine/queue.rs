@@ -144,11 +144,13 @@ impl Queue {
     }
 
     /// Writes what waits, and then `more`, of which the rest that the socket does not take is *not* kept:
-    /// the second part of the result is how much of it was written.
+    /// the second part of the result is how much of it was written. `fds` go with the first byte of `more`, and may be
+    /// some only if nothing waits.
     pub fn write(
         &mut self,
         socket: BorrowedFd<'_>,
         more: &[u8],
+        fds: &Fds,
         mut paid: impl FnMut(SessionId, usize, usize),
     ) -> (Written, usize) {
         let mut more_written = 0;
@@ -156,10 +158,17 @@ impl Queue {
             if more_written == more.len() {
                 return (Written::All, more_written);
             }
-            match rustix::net::send(socket, &more[more_written..], SendFlags::NOSIGNAL) {
+            let left = &more[more_written..];
+            let result = if fds.is_empty() || more_written > 0 {
+                rustix::net::send(socket, left, SendFlags::NOSIGNAL)
+            } else {
+                send(socket, &[IoSlice::new(left)], fds)
+            };
+            match result {
                 Ok(sent) => more_written += sent,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return (Written::Blocked, more_written),
+                Err(Errno::TOOMANYREFS) => return (Written::TooManyFds, more_written),
                 Err(_) => return (Written::Closed, more_written),
             }
         }
@@ -329,7 +338,7 @@ mod tests {
         let mut got = vec![0; expected.len()];
         let mut read = 0;
         while read < got.len() {
-            queue.write(ours.as_fd(), &[], |_, _, _| {});
+            queue.write(ours.as_fd(), &[], &Fds::NONE, |_, _, _| {});
             read += theirs.read(&mut got[read..]).unwrap();
         }
         assert!(got == expected);
@@ -345,7 +354,7 @@ mod tests {
         queue.push(b"with", Fds::new(vec![fd]), None);
         queue.push(b"after", Fds::NONE, None);
         assert_eq!(
-            queue.write(ours.as_fd(), b"more", |_, _, _| {}),
+            queue.write(ours.as_fd(), b"more", &Fds::NONE, |_, _, _| {}),
             (Written::All, 4)
         );
         let mut fds = VecDeque::new();
@@ -367,7 +376,7 @@ mod tests {
         let mut queue = Queue::default();
         let mut paid = 0;
         queue.push(b"12345", Fds::NONE, Some(payer));
-        queue.write(ours.as_fd(), &[], |who, bytes, _| {
+        queue.write(ours.as_fd(), &[], &Fds::NONE, |who, bytes, _| {
             assert_eq!(who, payer);
             paid += bytes;
         });

@@ -192,6 +192,8 @@ impl Router {
             if let Some(watcher) = self.io.watcher.as_mut().filter(|_| !seen) {
                 watcher.arrived(port, &header);
             }
+            // A read ends behind descriptors: messages with some come one by one, however long one waits.
+            self.messages_in_turn += u32::from(count == 0);
             let verdict = self.hub.route(port, &header, &mut self.io);
             if self.io.live(token).is_none() {
                 end_run!();
