@@ -59,6 +59,10 @@ struct Cli {
     /// Have them look for more for so long before they sleep (their own option).
     #[arg(long, value_name = "MICROSECONDS")]
     busy_poll: Option<u32>,
+    /// Run everything on this one processor (a number, from 0): what is measured then is work, and not where the
+    /// scheduler happens to put whom.
+    #[arg(long, value_name = "NUMBER")]
+    processor: Option<usize>,
     /// Write everything that was measured to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -143,6 +147,12 @@ fn main() -> ExitCode {
             is_here
         })
         .collect();
+    if let Some(processor) = cli.processor
+        && let Err(problem) = process::stay_on(processor)
+    {
+        eprintln!("kapsule-bench: {problem}");
+        return ExitCode::FAILURE;
+    }
     let counts = Counter::is_possible();
     if !counts {
         eprintln!(

@@ -24,6 +24,21 @@ pub fn is_installed(program: &str) -> bool {
     version.is_ok_and(|status| status.success())
 }
 
+/// This process, and all that it starts, run on one processor from now on.
+///
+/// # Errors
+/// There is no such processor, or this process may not run there.
+pub fn stay_on(processor: usize) -> Result<(), String> {
+    let refused =
+        || format!("--processor {processor}: there is none of this number that may be used here");
+    if processor >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(refused());
+    }
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(processor);
+    rustix::thread::sched_setaffinity(None, &set).map_err(|_| refused())
+}
+
 pub struct Process {
     child: Child,
 }

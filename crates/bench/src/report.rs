@@ -105,9 +105,14 @@ impl Report {
         }
     }
 
+    /// The median of each round's ratio: what drifts between rounds is in neither.
     fn ratio(row: &Row, kind: Kind) -> Option<f64> {
-        let base = row.cells.get(&Report::base(row))?.ns()?;
-        Some(row.cells.get(&kind)?.ns()? / base)
+        let (base, cell) = (row.cells.get(&Report::base(row))?, row.cells.get(&kind)?);
+        if base.failure.is_some() || cell.failure.is_some() {
+            return None;
+        }
+        let rounds = cell.runs.iter().zip(&base.runs);
+        median(rounds.map(|(run, base)| run.ns / base.ns))
     }
 
     /// The tables: a title, and for each row its name and a cell for each subject.
@@ -167,8 +172,9 @@ impl Report {
     /// For a person at a terminal.
     pub fn table(&self) -> String {
         const COLUMN: usize = 19;
-        let mut out =
-            String::from("\nMedians. Ratios are to the relay; inside, to dbus-daemon (direct).\n");
+        let mut out = String::from(
+            "\nMedians. Ratios are to the relay in the same round; inside, to dbus-daemon (direct).\n",
+        );
         for table in self.tables() {
             let heads = self.kinds.iter().map(|kind| kind.name().to_owned());
             let first = ("", heads.collect());
