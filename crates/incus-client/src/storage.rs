@@ -6,6 +6,7 @@ use crate::Result;
 use crate::client::{Call, Client};
 use crate::instance::Config;
 use crate::nullable::or_default;
+use crate::timestamp::Timestamp;
 
 /// A storage pool.
 #[derive(Clone, Debug, Deserialize)]
@@ -62,6 +63,9 @@ pub struct Volume {
     /// `container`, `virtual-machine`, `image`, `custom`.
     #[serde(rename = "type", default)]
     pub kind: String,
+    /// When it was begun; Incus before 6.0 does not say.
+    #[serde(default)]
+    pub created_at: Timestamp,
     /// Its configuration.
     #[serde(default, deserialize_with = "or_default")]
     pub config: Config,
@@ -115,6 +119,32 @@ impl Client {
         let doing = format!("listing what lies in the storage pool {pool}");
         let call = Call::get(&["storage-pools", pool, "volumes"], doing).query("recursion", "1");
         Ok(self.ask::<Option<_>>(call).await?.unwrap_or_default())
+    }
+
+    /// One thing that lies in a storage pool: of this kind (`image`, `container`, `custom`, …; see [`Volume::kind`]) and
+    /// this name, which is an image's fingerprint.
+    ///
+    /// `GET /1.0/storage-pools/POOL/volumes/KIND/NAME`
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound).
+    pub async fn storage_volume(&self, pool: &str, kind: &str, name: &str) -> Result<Volume> {
+        let doing = format!("asking for the {kind} {name} in the storage pool {pool}");
+        let segments = ["storage-pools", pool, "volumes", kind, name];
+        self.ask(Call::get(&segments, doing)).await
+    }
+
+    /// Deletes one thing that lies in a storage pool. An image stays one of Incus' images, and is unpacked again when it
+    /// is needed.
+    ///
+    /// `DELETE /1.0/storage-pools/POOL/volumes/KIND/NAME`
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound); [`Error::Refused`](crate::Error::Refused) if it is in use.
+    pub async fn delete_storage_volume(&self, pool: &str, kind: &str, name: &str) -> Result<()> {
+        let doing = format!("deleting the {kind} {name} in the storage pool {pool}");
+        let segments = ["storage-pools", pool, "volumes", kind, name];
+        self.tell(Call::delete(&segments, doing).unlimited()).await
     }
 
     /// Makes a storage pool. Takes as long as the file system's tools do.

@@ -21,6 +21,19 @@ impl Timestamp {
         let seconds = parse(&self.0)?;
         (seconds > 0).then_some(seconds)
     }
+
+    /// The same in nanoseconds, for what came before what. Incus writes as many digits as are not zero.
+    pub fn unix_nanoseconds(&self) -> Option<i128> {
+        let seconds = self.unix_seconds()?;
+        let digits = self.0.get(19..)?.strip_prefix('.').unwrap_or_default();
+        let fraction = digits
+            .bytes()
+            .take_while(u8::is_ascii_digit)
+            .chain(std::iter::repeat(b'0'))
+            .take(9)
+            .fold(0, |number, digit| number * 10 + i128::from(digit - b'0'));
+        Some(i128::from(seconds) * 1_000_000_000 + fraction)
+    }
 }
 
 impl fmt::Display for Timestamp {
@@ -92,6 +105,19 @@ mod tests {
         assert_eq!(seconds("2001-09-09T03:46:40.5+02:00"), Some(1_000_000_000));
         assert_eq!(seconds("2001-09-08T20:16:40-05:30"), Some(1_000_000_000));
         assert_eq!(seconds("2024-02-29T00:00:00Z"), Some(1_709_164_800));
+    }
+
+    #[test]
+    fn times_are_compared_to_the_nanosecond() {
+        let after = |text: &str| {
+            let nanoseconds = Timestamp::from(text).unix_nanoseconds()?;
+            Some(nanoseconds - 1_000_000_000_000_000_000)
+        };
+        assert_eq!(after("2001-09-09T01:46:40Z"), Some(0));
+        assert_eq!(after("2001-09-09T01:46:40.5Z"), Some(500_000_000));
+        assert_eq!(after("2001-09-09T03:46:40.000000042+02:00"), Some(42));
+        assert_eq!(after("2001-09-09T01:46:40.0000000429Z"), Some(42));
+        assert_eq!(after("0001-01-01T00:00:00Z"), None);
     }
 
     #[test]

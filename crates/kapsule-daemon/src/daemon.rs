@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ pub struct Daemon {
     freshened: Mutex<HashMap<String, Instant>>,
     /// Held by who removes something half-made.
     pub(crate) discarding: tokio::sync::Mutex<()>,
+    /// Something half-made may be there that nobody is at work on.
+    pub(crate) unswept: AtomicBool,
 }
 
 /// How often that is looked at, at most.
@@ -54,6 +57,7 @@ impl Daemon {
             shells,
             freshened: Mutex::default(),
             discarding: tokio::sync::Mutex::default(),
+            unswept: AtomicBool::new(true),
         })
     }
 

@@ -30,6 +30,7 @@ pub mod program;
 pub mod shell;
 pub mod snapshots;
 pub mod subid;
+mod unpacking;
 pub mod watch;
 
 pub use caller::Caller;

@@ -2,11 +2,13 @@
 //!
 //! A container that is being made carries a mark ([`UNFINISHED`]) with a word that only this operation knows. Whatever
 //! ends the making (an error, the person, Incus' death, this daemon's death), what carries a mark whose operation does
-//! not run is removed: at once, or when Incus is back, or when the daemon is ([`Daemon::sweep`]).
+//! not run is removed: at once, or when Incus is back, or when the daemon is ([`Daemon::sweep`]); and with it the image
+//! that Incus had unpacked to its half, if that is why ([`unpacking`](crate::unpacking)).
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use incus_client::{InstanceCreate, Source, Stop};
@@ -156,6 +158,10 @@ impl Daemon {
                 .message(Line::Information, format!("left out: {left_out}"))
                 .await;
         }
+        // Nothing is made from what the last one has left of this image.
+        if self.unswept.load(Ordering::Acquire) {
+            self.sweep().await;
+        }
         let token = token(progress);
         let mut instance = InstanceCreate::new(name.as_str(), found.source());
         instance.config = plan.config;
@@ -292,6 +298,12 @@ impl Daemon {
                         .get(UNFINISHED)
                         .is_some_and(|mark| mark == token) =>
                 {
+                    // The container is what tells that the image is not whole, and so goes last.
+                    if let Err(problem) = self.heal_image(&instance).await {
+                        tracing::warn!(container = %name, error = %problem, "half-made, and not removed yet");
+                        self.is_unswept();
+                        return;
+                    }
                     if instance.is_running()
                         && let Ok(operation) = client.stop_instance(name.as_str(), Stop::Now).await
                     {
@@ -318,6 +330,7 @@ impl Daemon {
                 Err(problem) if problem.is_not_found() => {}
                 Err(problem) => {
                     tracing::warn!(container = %name, error = %problem, "half-made, and not removed yet");
+                    self.is_unswept();
                     return;
                 }
             }
@@ -326,16 +339,24 @@ impl Daemon {
             self.changed().await;
             return;
         }
+        self.is_unswept();
+    }
+
+    /// Something half-made is left: who makes the next container sweeps first.
+    pub(crate) fn is_unswept(&self) {
+        self.unswept.store(true, Ordering::Release);
     }
 
     /// Removes what operations that do not run any more have left half-made, and directories of containers that are
     /// not there.
     pub async fn sweep(&self) {
+        self.unswept.store(false, Ordering::Release);
         self.sweep_loading().await;
         let containers = match self.incus.list().await {
             Ok(containers) => containers,
             Err(problem) => {
                 tracing::debug!(error = problem.text(), "nothing can be swept now");
+                self.is_unswept();
                 return;
             }
         };

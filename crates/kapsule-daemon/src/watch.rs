@@ -24,6 +24,7 @@ impl Daemon {
                 Seen::Lost(error) => {
                     tracing::warn!(%error, "Incus is not there");
                     self.incus.is_telling(false);
+                    self.is_unswept();
                 }
                 Seen::Event(event) => {
                     if let EventBody::Lifecycle(lifecycle) = event.body {

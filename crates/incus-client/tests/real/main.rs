@@ -381,6 +381,20 @@ async fn what_is_not_there_is_said_so(client: &Client) {
             "{name:?}: {error:?}"
         );
     }
+    // Nothing is made from the image any more; what was unpacked of it is still in the storage, if that keeps it.
+    let volumes = client.storage_volumes("pool").await.expect("a list");
+    for unpacked in volumes.iter().filter(|volume| volume.kind == "image") {
+        let name = &unpacked.name;
+        let same = client.storage_volume("pool", "image", name).await;
+        let same = same.expect("it is there");
+        assert_eq!(same.created_at, unpacked.created_at);
+        assert!(same.created_at.unix_nanoseconds().is_some(), "{same:?}");
+        let deleted = client.delete_storage_volume("pool", "image", name);
+        deleted.await.expect("it is deleted");
+        let gone = client.delete_storage_volume("pool", "image", name);
+        let gone = gone.await.expect_err("it is gone");
+        assert!(gone.is_not_found(), "{gone:?}");
+    }
     let wanted = InstanceCreate::new("x", Source::alias("absent"));
     let failed = match client.create_instance(&wanted).await {
         Ok(operation) => operation.wait().await.map(|_| ()),
