@@ -21,8 +21,11 @@ use crate::progress::{Kind, note};
 use crate::relay::{Relay, into_pipe};
 use crate::terminal::{self, Mark, MarkType, RawMode};
 
-/// What of our environment is meant for programs inside: the language, the terminal, the desktop. Nothing
-/// else is sent; the daemon has its own list beside.
+/// What of our environment is meant for programs inside, beside `LC_*`: the language, the terminal, the
+/// desktop. Nothing else is sent.
+///
+/// The daemon has this list too, and it decides, also of what is for this container. It stands here a second
+/// time because this program does without the daemon's code; a test compares them.
 const ENVIRONMENT: [&str; 26] = [
     "COLORFGBG",
     "COLORTERM",
@@ -530,4 +533,12 @@ fn read(
         limited.read_to_end(&mut bytes).await?;
         Ok((bytes.len() <= limit).then_some(bytes))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_we_send_is_what_the_daemon_passes_on() {
+        assert_eq!(super::ENVIRONMENT, kapsule_daemon::shell::PASSED_ON);
+    }
 }

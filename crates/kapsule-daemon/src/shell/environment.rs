@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use super::accounts::Inmate;
 use super::inside::Root;
 
-/// What of the caller's environment is passed on: what belongs to the terminal, the language and the screen. Everything
-/// else would tell the container of the host, or be wrong inside.
-const ALLOWED: [&str; 28] = [
+/// What of the caller's environment is passed on, beside `LC_*`: what belongs to the terminal, the language and the
+/// desktop. Everything else would tell the container of the host, or be wrong inside.
+///
+/// This list decides. `kapsule` sends no more than what is in it, and has it a second time, because it does without the
+/// daemon's code; a test of its compares them.
+pub const PASSED_ON: [&str; 26] = [
     "COLORFGBG",
     "COLORTERM",
     "DESKTOP_SESSION",
@@ -18,8 +21,6 @@ const ALLOWED: [&str; 28] = [
     "KONSOLE_VERSION",
     "LANG",
     "LANGUAGE",
-    "LINES",
-    "COLUMNS",
     "NO_COLOR",
     "QT_SCALE_FACTOR",
     "TERM",
@@ -35,6 +36,15 @@ const ALLOWED: [&str; 28] = [
     "XDG_ACTIVATION_TOKEN",
     "XDG_CURRENT_DESKTOP",
     "XDG_SESSION_DESKTOP",
+    "XDG_SESSION_TYPE",
+];
+/// Those of them that mean a screen: only for a container that has one (the feature `graphics`).
+const SCREEN: [&str; 6] = [
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "WINDOWID",
+    "XAUTHORITY",
+    "XDG_ACTIVATION_TOKEN",
     "XDG_SESSION_TYPE",
 ];
 /// As long as a name and its value may be together.
@@ -86,9 +96,10 @@ impl Environment {
         }
     }
 
-    /// Sets what a caller may.
-    pub(super) fn allow(&mut self, name: &str, value: &str) {
-        if ALLOWED.contains(&name) || name.starts_with("LC_") {
+    /// Sets what a caller may. `screen`: whether the container has one.
+    pub(super) fn allow(&mut self, name: &str, value: &str, screen: bool) {
+        let is_known = PASSED_ON.contains(&name) || name.starts_with("LC_");
+        if is_known && (screen || !SCREEN.contains(&name)) {
             self.set(name, value);
         }
     }
@@ -160,20 +171,24 @@ mod tests {
     }
 
     #[test]
-    fn of_the_callers_environment_only_the_terminal_the_language_and_the_screen_pass() {
-        let mut environment = Environment::default();
-        for name in [
-            "TERM",
-            "LC_TIME",
-            "WAYLAND_DISPLAY",
-            "SSH_AUTH_SOCK",
-            "LD_PRELOAD",
-            "PATH",
-            "A=B",
-        ] {
-            environment.allow(name, "x");
-        }
-        let names: Vec<_> = environment.lines().collect();
-        assert_eq!(names, ["LC_TIME=x", "TERM=x", "WAYLAND_DISPLAY=x"]);
+    fn of_the_callers_environment_only_the_terminal_the_language_and_the_desktop_pass() {
+        let passed = |screen| {
+            let mut environment = Environment::default();
+            for name in [
+                "TERM",
+                "LC_TIME",
+                "WAYLAND_DISPLAY",
+                "SSH_AUTH_SOCK",
+                "LD_PRELOAD",
+                "PATH",
+                "A=B",
+            ] {
+                environment.allow(name, "x", screen);
+            }
+            environment.lines().collect::<Vec<_>>()
+        };
+        assert_eq!(passed(true), ["LC_TIME=x", "TERM=x", "WAYLAND_DISPLAY=x"]);
+        assert_eq!(passed(false), ["LC_TIME=x", "TERM=x"]);
+        assert!(SCREEN.iter().all(|name| PASSED_ON.contains(name)));
     }
 }

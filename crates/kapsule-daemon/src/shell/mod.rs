@@ -35,6 +35,7 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant};
 
 pub use accounts::Inmate;
 pub(crate) use enter::run_as;
+pub use environment::PASSED_ON;
 pub use init::Init;
 pub use inside::Root;
 pub(crate) use program::{Running, wait_readable};
@@ -307,8 +308,9 @@ impl Shells {
             "/bin/sh"
         };
         let mut environment = Environment::of_login(root, inmate, shell);
+        let screen = container.has_feature("graphics");
         for (name, value) in &options.environment {
-            environment.allow(name, value);
+            environment.allow(name, value, screen);
         }
         if let Some(term) = &options.term {
             environment.set("TERM", term);

@@ -131,6 +131,22 @@ pub fn a_program_is_in_the_container_and_nowhere_else(alice: &Client<'_>) {
     );
     let leaked = alice.script("n=3; while [ $n -lt 200 ]; do [ ! -e /proc/self/fd/$n ] || readlink /proc/self/fd/$n; n=$((n+1)); done");
     assert_eq!(leaked, "");
+    // Where the screen is is not said to a container that has none of it.
+    let screen = std::collections::HashMap::from([
+        ("COLORTERM", "truecolor"),
+        ("DISPLAY", ":0"),
+        ("WAYLAND_DISPLAY", "wayland-0"),
+        ("XAUTHORITY", "/run/user/1000/xauth"),
+    ]);
+    let (_, environment, _) =
+        alice.command(&["env"], options([("environment", screen.into())]), "");
+    assert!(
+        environment.contains("COLORTERM=truecolor\n"),
+        "{environment}"
+    );
+    for name in ["DISPLAY=", "XAUTHORITY="] {
+        assert!(!environment.contains(name), "{environment}");
+    }
     // What the filter denies is denied (finit_module): without it this would be EPERM.
     #[cfg(target_arch = "x86_64")]
     assert_eq!(
