@@ -20,6 +20,8 @@ struct Program {
     kind: Kind,
     /// Other names, by which people call it.
     aliases: &'static [&'static str],
+    /// Its completion script for a shell and one of its names, if it is not made from the command line.
+    completion: Option<fn(Shell, &str) -> String>,
     user_units: &'static [(&'static str, &'static str)],
     system_units: &'static [(&'static str, &'static str)],
     /// Other files, by their paths below the prefix.
@@ -49,6 +51,7 @@ const PROGRAMS: &[Program] = &[
         command: kapsule::cli::command,
         kind: Kind::Command,
         aliases: &["kap"],
+        completion: Some(|shell, name| kapsule::completion::script(shell, name, name)),
         user_units: &[],
         system_units: &[],
         data: &[(
@@ -62,6 +65,7 @@ const PROGRAMS: &[Program] = &[
         command: kapsule_daemon::program::command,
         kind: Kind::Daemon,
         aliases: &[],
+        completion: None,
         user_units: &[],
         system_units: &[
             data!("kapsuled.service", "systemd/kapsuled.service"),
@@ -112,6 +116,7 @@ const PROGRAMS: &[Program] = &[
         command: kapsule_dbus_mux::cli::command,
         kind: Kind::Command,
         aliases: &[],
+        completion: None,
         system_units: &[],
         user_units: &[
             (
@@ -131,6 +136,7 @@ const PROGRAMS: &[Program] = &[
         command: dbus_router::tool::cli::command,
         kind: Kind::Command,
         aliases: &[],
+        completion: None,
         system_units: &[],
         user_units: &[],
         // In the place of the page made from the command line: its options are xdg-dbus-proxy's.
@@ -145,6 +151,7 @@ const PROGRAMS: &[Program] = &[
         command: shield::cli::command,
         kind: Kind::Command,
         aliases: &[],
+        completion: None,
         system_units: &[],
         user_units: &[
             (
@@ -177,6 +184,7 @@ const PROGRAMS: &[Program] = &[
         command: sidebus::broker::cli::command,
         kind: Kind::Command,
         aliases: &[],
+        completion: None,
         system_units: &[],
         user_units: &[
             (
@@ -372,9 +380,14 @@ fn completions(tree: &mut Tree, program: &Program) -> Result<(), Failure> {
                 format!("share/fish/vendor_completions.d/{name}.fish"),
             ),
         ] {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut (program.command)(), *name, &mut script);
-            tree.write(file, script)?;
+            match program.completion {
+                Some(script) => tree.write(file, script(shell, name))?,
+                None => {
+                    let mut script = Vec::new();
+                    clap_complete::generate(shell, &mut (program.command)(), *name, &mut script);
+                    tree.write(file, script)?;
+                }
+            }
         }
     }
     Ok(())
@@ -498,6 +511,29 @@ mod tests {
                 tree.files.contains(&Path::new("share/man/man1").join(file)),
                 "{file}"
             );
+        }
+    }
+
+    #[test]
+    fn completions_of_kapsule_ask_the_program_for_names() {
+        let dir = testbed::TestDir::new();
+        let mut tree = Tree::new(dir.join("dist"));
+        let kapsule = PROGRAMS
+            .iter()
+            .find(|program| program.name == "kapsule")
+            .expect("it is installed");
+        completions(&mut tree, kapsule).expect("scripts are written");
+        for (file, asks) in [
+            (
+                "share/bash-completion/completions/kapsule",
+                "\"kapsule\" --",
+            ),
+            ("share/bash-completion/completions/kap", "\"kap\" --"),
+            ("share/zsh/site-functions/_kapsule", "kapsule --"),
+            ("share/fish/vendor_completions.d/kap.fish", "kap --"),
+        ] {
+            let script = fs::read_to_string(tree.root.join(file)).expect("a script");
+            assert!(script.contains(asks), "{file}: {script}");
         }
     }
 

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCandidates as Offer;
 
+use crate::completion::{containers, features, images, keys, running, snapshots, stopped};
 use crate::error::{Error, Result};
 use crate::manager::Manager;
 use crate::progress::{Kind, note};
-use crate::{agent, command, distrobox};
+use crate::{agent, command, completion, distrobox};
 
 /// Containers as a second home
 ///
@@ -198,13 +200,13 @@ pub struct Create {
     /// The container's name
     pub name: String,
     /// What it is made from [default: the configuration's default_image]
-    #[arg(long, short, value_name = "IMAGE")]
+    #[arg(long, short, value_name = "IMAGE", add = Offer::new(images))]
     pub image: Option<String>,
     /// A feature that it has; may be given several times
-    #[arg(long, value_name = "FEATURE", value_delimiter = ',')]
+    #[arg(long, value_name = "FEATURE", value_delimiter = ',', add = Offer::new(features))]
     pub with: Vec<String>,
     /// A feature that it has not; may be given several times
-    #[arg(long, value_name = "FEATURE", value_delimiter = ',')]
+    #[arg(long, value_name = "FEATURE", value_delimiter = ',', add = Offer::new(features))]
     pub without: Vec<String>,
     /// Let root inside be root outside: only for what you trust as much as yourself
     #[arg(long)]
@@ -323,7 +325,7 @@ impl Create {
 #[derive(Debug, Args)]
 pub struct Enter {
     /// The container [default: the configuration's default_container]
-    #[arg(default_value = "", hide_default_value = true)]
+    #[arg(default_value = "", hide_default_value = true, add = Offer::new(containers))]
     pub name: String,
     /// The command, and its arguments
     #[arg(last = true)]
@@ -340,6 +342,7 @@ pub struct Enter {
 #[derive(Debug, Args)]
 pub struct Run {
     /// The container; '' is the default one
+    #[arg(add = Offer::new(containers))]
     pub name: String,
     /// The command, and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -379,7 +382,7 @@ pub struct List {
 #[derive(Debug, Args)]
 pub struct Info {
     /// The container [default: the configuration's default_container]
-    #[arg(default_value = "", hide_default_value = true)]
+    #[arg(default_value = "", hide_default_value = true, add = Offer::new(containers))]
     pub name: String,
     /// Print a JSON object
     #[arg(long)]
@@ -390,7 +393,7 @@ pub struct Info {
 #[derive(Debug, Args)]
 pub struct Names {
     /// The containers
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = Offer::new(stopped))]
     pub names: Vec<String>,
 }
 
@@ -398,7 +401,7 @@ pub struct Names {
 #[derive(Debug, Args)]
 pub struct NamesForce {
     /// The containers
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = Offer::new(running))]
     pub names: Vec<String>,
     /// Do not wait for the programs inside to end
     #[arg(long, short)]
@@ -409,7 +412,7 @@ pub struct NamesForce {
 #[derive(Debug, Args)]
 pub struct Remove {
     /// The containers
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = Offer::new(containers))]
     pub names: Vec<String>,
     /// Also if they run
     #[arg(long, short)]
@@ -420,6 +423,7 @@ pub struct Remove {
 #[derive(Debug, Args)]
 pub struct Rename {
     /// The container
+    #[arg(add = Offer::new(stopped))]
     pub name: String,
     /// What it is to be called
     pub new_name: String,
@@ -429,6 +433,7 @@ pub struct Rename {
 #[derive(Debug, Args)]
 pub struct Export {
     /// The container
+    #[arg(add = Offer::new(containers))]
     pub name: String,
     /// The application: the name of its desktop file, or what the menu calls it
     #[arg(conflicts_with = "bin")]
@@ -487,12 +492,14 @@ pub enum ImagesCommand {
     #[command(visible_aliases = ["remove", "delete"])]
     Rm {
         /// The image: its alias or fingerprint
+        #[arg(add = Offer::new(images))]
         image: String,
     },
     /// Fetch newer versions of images that came from a server
     #[command(visible_alias = "update")]
     Refresh {
         /// The image [default: all]
+        #[arg(add = Offer::new(images))]
         image: Option<String>,
     },
 }
@@ -501,8 +508,10 @@ pub enum ImagesCommand {
 #[derive(Debug, Args)]
 pub struct Snapshot {
     /// The container
+    #[arg(add = Offer::new(containers))]
     pub name: String,
     /// The snapshot [default: named by the time]
+    #[arg(add = Offer::new(snapshots))]
     pub snapshot: Option<String>,
     /// List the snapshots
     #[arg(long, short, conflicts_with_all = ["snapshot", "delete"])]
@@ -519,8 +528,10 @@ pub struct Snapshot {
 #[derive(Debug, Args)]
 pub struct Restore {
     /// The container
+    #[arg(add = Offer::new(containers))]
     pub name: String,
     /// The snapshot [default: the newest]
+    #[arg(add = Offer::new(snapshots))]
     pub snapshot: Option<String>,
 }
 
@@ -528,6 +539,7 @@ pub struct Restore {
 #[derive(Debug, Args)]
 pub struct Clone {
     /// The container
+    #[arg(add = Offer::new(containers))]
     pub source: String,
     /// What the copy is called
     pub target: String,
@@ -537,6 +549,7 @@ pub struct Clone {
 #[derive(Debug, Args)]
 pub struct Save {
     /// The container
+    #[arg(add = Offer::new(containers))]
     pub name: String,
     /// The file
     pub file: PathBuf,
@@ -562,7 +575,8 @@ pub struct Upgrade {
     #[arg(
         value_name = "NAME",
         required_unless_present = "all",
-        conflicts_with = "all"
+        conflicts_with = "all",
+        add = Offer::new(containers)
     )]
     pub names: Vec<String>,
     /// All containers of yours
@@ -610,6 +624,7 @@ pub struct Init {
 #[derive(Debug, Args)]
 pub struct Config {
     /// The key [default: all]
+    #[arg(add = Offer::new(keys))]
     pub key: Option<String>,
     /// What it is to be, for you; of a list the elements, one by one
     pub value: Vec<String>,
@@ -650,6 +665,9 @@ pub fn command() -> clap::Command {
 
 /// Runs the program, by whichever name it is called.
 pub fn main() -> ExitCode {
+    if completion::answer() {
+        return ExitCode::SUCCESS;
+    }
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("kapsule=warn,zbus=error"));
     tracing_subscriber::fmt()
@@ -753,9 +771,8 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         },
         Command::Distrobox { arguments } => distrobox::main(arguments, Some(&bus)).await,
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command(), "kapsule", &mut script);
-            command::print(&String::from_utf8_lossy(&script));
+            let program = completion::this_program();
+            command::print(&completion::script(shell, "kapsule", &program));
             Ok(ExitCode::SUCCESS)
         }
     }

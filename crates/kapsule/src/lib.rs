@@ -17,6 +17,7 @@
 pub mod agent;
 pub mod cli;
 pub mod command;
+pub mod completion;
 pub mod distrobox;
 pub mod error;
 pub mod export;

@@ -44,6 +44,11 @@ impl Manager {
         ]
     }
 
+    async fn list_snapshots(&self, name: String) -> Vec<(String, u64, bool)> {
+        let of = |snapshot: &str| (format!("{name}-{snapshot}"), 0, false);
+        vec![of("monday"), of("tuesday"), of("$(reboot)")]
+    }
+
     async fn create_container(
         &self,
         _name: String,
@@ -399,4 +404,57 @@ fn names_and_errors_from_elsewhere_move_no_cursor() {
         "{:?}",
         out.stderr
     );
+}
+
+#[test]
+fn a_shell_completes_names_of_containers_and_says_nothing_without_a_daemon() {
+    let scene = Scene::start("running", work_that_goes_on);
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_kapsule"));
+    let directory = program.parent().expect("it is in one");
+    let at_bash = |bus: &str| {
+        let mut bash = Command::new("bash");
+        bash.args(["--noprofile", "--norc", "-i"])
+            .env_clear()
+            .envs(scene.dir.environment())
+            .env("PATH", format!("{}:/usr/bin:/bin", directory.display()))
+            .env("INPUTRC", "/dev/null")
+            .env("PS1", "ready> ")
+            .env("KAPSULE_BUS", bus);
+        let mut terminal = Terminal::start(&bash, &scene.dir.join("logs"))
+            .unwrap_or_else(|failure| panic!("{failure}"));
+        terminal.expect("ready> ");
+        terminal.send("source <(kapsule completions bash); echo sour''ced\n");
+        terminal.expect("sourced");
+        terminal.expect("ready> ");
+        terminal
+    };
+    let mut terminal = at_bash(scene.bus.address());
+    // Ctrl-U takes the line away, and what comes next is seen to be another.
+    for (typed, completed) in [
+        ("kapsule ent", "er "),
+        ("kapsule enter w", "ork "),
+        ("kapsule run --root w", "ork "),
+        ("kapsule stop ", "work "),
+        ("kapsule restore work work-m", "onday "),
+        ("kapsule config default_c", "ontainer "),
+        ("kapsule stop work --fo", "rce "),
+        ("kapsule create --image trixie --he", "lp "),
+    ] {
+        terminal.send(&format!("{typed}\t"));
+        terminal.expect(&format!("{typed}{completed}"));
+        terminal.send("\x15");
+    }
+    // All that there is, and nothing that a shell or a terminal would obey.
+    terminal.send("kapsule restore work work-\t\t");
+    let offered = terminal.expect("work-tuesday");
+    assert!(offered.contains("work-monday"), "{offered:?}");
+    terminal.send("\x15");
+    assert!(!terminal.seen().contains("reboot"), "{:?}", terminal.seen());
+    assert!(!terminal.seen().contains("\u{9b}"), "{:?}", terminal.seen());
+    drop(terminal);
+
+    let mut terminal = at_bash("unix:path=/nonexistent/bus");
+    terminal.send("kapsule enter w\t\x15echo no''thing\n");
+    let said = terminal.expect("nothing");
+    assert!(!said.contains("error") && !said.contains("bus"), "{said:?}");
 }

@@ -17,7 +17,7 @@ use crate::manager::Manager;
 use crate::text::plain;
 
 /// The keys that a person can set, and whether they are lists.
-const KEYS: [(&str, bool); 4] = [
+pub(crate) const KEYS: [(&str, bool); 4] = [
     ("default_container", false),
     ("default_image", false),
     ("with", true),
