@@ -176,6 +176,14 @@ const PROGRAMS: &[Program] = &[
                 "share/dbus-1/system.d/org.terok.Shield1.conf",
                 include_str!("../../crates/shield/data/org.terok.Shield1.conf"),
             ),
+            (
+                "share/doc/shield-bridge/shield.md",
+                include_str!("../../docs/shield.md"),
+            ),
+            (
+                "share/doc/shield-bridge/shield-event.svg",
+                include_str!("../../docs/shield-event.svg"),
+            ),
         ],
     },
     Program {
@@ -196,10 +204,16 @@ const PROGRAMS: &[Program] = &[
                 include_str!("../../crates/sidebus/data/host/sidebus-broker@.socket"),
             ),
         ],
-        data: &[(
-            "share/doc/sidebus-broker/sidebus.md",
-            include_str!("../../docs/sidebus.md"),
-        )],
+        data: &[
+            (
+                "share/doc/sidebus-broker/sidebus.md",
+                include_str!("../../docs/sidebus.md"),
+            ),
+            (
+                "share/doc/sidebus-broker/sidebus-portals.md",
+                include_str!("../../docs/sidebus-portals.md"),
+            ),
+        ],
     },
 ];
 
@@ -512,6 +526,28 @@ mod tests {
                 "{file}"
             );
         }
+    }
+
+    #[test]
+    fn the_documents_that_an_installed_one_refers_to_are_installed() {
+        let installed = || PROGRAMS.iter().flat_map(|program| program.data);
+        let name = |file: &str| file.rsplit('/').next().unwrap_or_default().to_owned();
+        let mut seen = 0;
+        for (file, text) in installed().filter(|(file, _)| file.ends_with(".md")) {
+            // A link to another document beside it in the source: `[words](name.md)`, perhaps with a heading.
+            for link in text.split("](").skip(1) {
+                let link = link.split([')', '#']).next().unwrap_or_default();
+                if link.contains('/') || !(link.ends_with(".md") || link.ends_with(".svg")) {
+                    continue;
+                }
+                seen += 1;
+                assert!(
+                    installed().any(|(other, _)| name(other) == link),
+                    "{file} refers to {link}"
+                );
+            }
+        }
+        assert!(seen > 0, "no links were found");
     }
 
     #[test]
