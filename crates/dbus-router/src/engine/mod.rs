@@ -7,6 +7,7 @@
 //! - Backpressure is for private ways only: a client whose link is full is not read, and the other way round.
 
 mod alarms;
+mod buffers;
 mod children;
 mod connect;
 mod connection;

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
+use super::buffers;
 use crate::outbox::{Fds, Load, Payload};
 use crate::port::SessionId;
 
-/// Small messages are gathered in chunks of about this size (bytes).
-const CHUNK: usize = 64 * 1024;
+/// Small messages are gathered in chunks of at most this size (bytes), and what is longer is divided.
+const CHUNK: usize = buffers::SIZE;
 /// A body of at least this size that is shared is kept by reference.
 const SHARE: usize = 16 * 1024;
 /// How many chunks one sendmsg takes.
@@ -99,13 +100,15 @@ impl Queue {
             last.extend_from_slice(bytes);
             return;
         }
-        let data = Data::Own(bytes.to_vec());
-        self.chunks.push_back(Chunk {
-            data,
-            start: 0,
-            fds,
-            charge,
-        });
+        let mut fds = fds;
+        for part in bytes.chunks(CHUNK) {
+            self.chunks.push_back(Chunk {
+                data: Data::Own(buffers::with(part)),
+                start: 0,
+                fds: std::mem::take(&mut fds),
+                charge,
+            });
+        }
     }
 
     /// Appends a body; a large one that is shared is not copied.
@@ -230,8 +233,13 @@ impl Queue {
             if let Some(payer) = chunk.charge {
                 paid(payer, part, fds.len());
             }
-            if chunk.rest().is_empty() {
-                self.chunks.pop_front();
+            if chunk.rest().is_empty()
+                && let Some(Chunk {
+                    data: Data::Own(buffer),
+                    ..
+                }) = self.chunks.pop_front()
+            {
+                buffers::put_back(buffer);
             }
         }
     }
