@@ -19,7 +19,7 @@ use crate::manager::{Manager, Options, Session};
 use crate::operation;
 use crate::progress::{Kind, note};
 use crate::relay::{Relay, into_pipe};
-use crate::terminal::{self, Mark, MarkType, RawMode};
+use crate::terminal::{self, Keyboard, Mark, MarkType, RawMode};
 
 /// What of our environment is meant for programs inside, beside `LC_*`: the language, the terminal, the
 /// desktop. Nothing else is sent.
@@ -82,7 +82,11 @@ pub struct Program {
 /// It cannot be started, or the daemon goes away.
 pub async fn run(manager: &Manager, program: &Program) -> Result<u8> {
     let name = name(manager, &program.container).await?;
-    let on_terminal = program.terminal.unwrap_or_else(terminal::is_interactive);
+    let on_terminal = program.terminal.unwrap_or_else(|| {
+        // A command in the background prints, and does not stop; a shell there has nothing to do without the terminal.
+        let can_be_used = program.argv.is_empty() || terminal::is_foreground();
+        terminal::is_interactive() && can_be_used
+    });
     if on_terminal && !terminal::is_interactive() {
         return Err(Error::Usage(
             "--tty needs a terminal on stdin and stdout".to_owned(),
@@ -376,8 +380,9 @@ async fn run_command(
         || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(Error::doing(doing));
     let (stdin, typed) = match std::io::stdin().is_terminal() {
         true => {
+            let keyboard = Keyboard::open().map_err(Error::doing(doing))?;
             let (reader, writer) = pipe()?;
-            (reader, Some(writer))
+            (reader, Some((keyboard, writer)))
         }
         false => (own(&std::io::stdin())?, None),
     };
@@ -399,8 +404,8 @@ async fn run_command(
     let session = manager
         .run_command(name, &program.argv, &options(program), streams)
         .await?;
-    if let Some(writer) = typed {
-        into_pipe(writer)?;
+    if let Some((keyboard, writer)) = typed {
+        into_pipe(keyboard, writer)?;
     }
     let mut relays = Vec::new();
     if let Some(reader) = out {

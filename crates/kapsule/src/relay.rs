@@ -9,15 +9,20 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
+use crate::terminal::Keyboard;
 
 /// How much of what is typed may wait for the program inside.
 const TYPED_MAX: usize = 64 * 1024;
+
+/// How long keys are left alone that were not for us: he for whom they are has read them by then.
+const ANOTHERS: Duration = Duration::from_millis(20);
 
 /// How long after the end of the program its last words are waited for, if something else inside keeps the
 /// terminal open. Otherwise its end is seen at once.
@@ -92,23 +97,48 @@ impl Relay {
     }
 }
 
-/// Passes on what comes from stdin, until that ends or the program inside reads no more. It is not waited
+/// Passes on what is typed for us, until its end or until the program inside reads no more. It is not waited
 /// for: nobody may ever type anything.
 ///
 /// # Errors
 /// No thread can be had.
-pub fn into_pipe(pipe: OwnedFd) -> Result<()> {
+pub fn into_pipe(keyboard: Keyboard, pipe: OwnedFd) -> Result<()> {
     let doing = "preparing stdin";
-    let mut from = own(io::stdin()).map_err(Error::doing(doing))?;
-    let mut to = File::from(pipe);
     thread::Builder::new()
         .name("stdin".to_owned())
         .spawn(move || {
             // Either end may close; both are the end of it.
-            let _ = io::copy(&mut from, &mut to);
+            let _ = typed(keyboard, pipe.into());
         })
         .map_err(Error::doing(doing))?;
     Ok(())
+}
+
+fn typed(mut keyboard: Keyboard, mut pipe: File) -> io::Result<()> {
+    let mut chunk = vec![0; 4096];
+    loop {
+        // Of the pipe only that nobody reads it any more.
+        let mut fds = [
+            PollFd::new(&keyboard, PollFlags::IN),
+            PollFd::new(&pipe, PollFlags::empty()),
+        ];
+        wait(&mut fds, None)?;
+        let [keys, reader] = [&fds[0], &fds[1]].map(PollFd::revents);
+        if !reader.is_empty() || keys.intersects(PollFlags::HUP | PollFlags::ERR) {
+            return Ok(());
+        }
+        if !keyboard.is_ours() {
+            thread::sleep(ANOTHERS);
+            continue;
+        }
+        match keyboard.read(&mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(length) => pipe.write_all(&chunk[..length])?,
+            // Somebody else was quicker.
+            Err(error) if is_again(&error) => thread::sleep(ANOTHERS),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn own(fd: impl AsFd) -> io::Result<File> {

@@ -2,10 +2,12 @@
 //! shell is in a container.
 
 use std::fs::File;
-use std::io::{IsTerminal, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{IsTerminal, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::termios::{self, OptionalActions, Termios, Winsize};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::getpgrp;
+use rustix::termios::{self, LocalModes, OptionalActions, Termios, Winsize};
 
 use crate::error::{Error, Result};
 
@@ -32,6 +34,71 @@ pub fn kind() -> String {
                     .all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b))
         })
         .unwrap_or_else(|| "xterm-256color".to_owned())
+}
+
+/// Whether we are in the foreground of the terminal of stdin, so that it may be read and changed. Who is not is stopped
+/// by the kernel if he tries.
+pub fn is_foreground() -> bool {
+    // Of a terminal that is not our session's there is no foreground.
+    termios::tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == getpgrp())
+}
+
+/// The terminal of stdin, for who reads it only now and then: others may sit at it as well, as the pager in
+/// `kapsule run work -- git log | less` does.
+pub struct Keyboard {
+    terminal: File,
+    echoed: bool,
+}
+
+impl Keyboard {
+    /// The terminal of stdin.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn open() -> std::io::Result<Keyboard> {
+        // Opened once more, so that not waiting for keys is our own affair and not that of all who have it from the shell.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let terminal = rustix::fs::open("/proc/self/fd/0", flags, Mode::empty())
+            .map_err(std::io::Error::from)
+            // Another user's, perhaps. Then it may happen that we wait in reading.
+            .or_else(|_| std::io::stdin().as_fd().try_clone_to_owned())?;
+        let echoed = termios::tcgetattr(&terminal)?
+            .local_modes
+            .contains(LocalModes::ECHO);
+        Ok(Keyboard {
+            terminal: terminal.into(),
+            echoed,
+        })
+    }
+
+    /// Whether what is typed now is for us. It is not while we are in the background; nor while somebody else has taken the
+    /// terminal: a pager or an editor to have each key, or who asks for a password to hide it.
+    pub fn is_ours(&self) -> bool {
+        let modes = match termios::tcgetattr(&self.terminal) {
+            Ok(attributes) => attributes.local_modes,
+            // Reading says what is wrong.
+            Err(_) => return true,
+        };
+        let echoes = modes.contains(LocalModes::ECHO);
+        let in_foreground = match termios::tcgetpgrp(&self.terminal) {
+            Ok(group) => group == getpgrp(),
+            // Not our session's terminal: nobody is stopped.
+            Err(_) => true,
+        };
+        in_foreground && modes.contains(LocalModes::ICANON) && (echoes || !self.echoed)
+    }
+}
+
+impl AsFd for Keyboard {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.terminal.as_fd()
+    }
+}
+
+impl Read for Keyboard {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.terminal.read(buffer)
+    }
 }
 
 /// The terminal in raw mode: every key goes inside. It is as it was before when this goes, also when we

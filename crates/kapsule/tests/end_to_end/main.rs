@@ -25,6 +25,7 @@ fn a_container_from_create_to_rm() {
         ("enter at a terminal", enter_at_a_terminal),
         ("a terminal comes back", the_terminal_comes_back),
         ("run with pipes", run_with_pipes),
+        ("a terminal with others at it", a_terminal_is_shared),
         ("signals and statuses", signals_and_statuses_pass),
         ("export an application", an_application_is_exported),
         ("export a program", a_program_is_exported),
@@ -179,6 +180,57 @@ fn run_with_pipes(rig: &Rig<'_>) {
         "/etc\n"
     );
     assert_eq!(rig.alice(&["run", "work", "--", "pwd"]), "/home/alice\n");
+}
+
+fn a_terminal_is_shared(rig: &Rig<'_>) {
+    // A pager behind us has the keys. The program inside would take all that it gets.
+    let inside = "echo there; read typed; echo inside:$typed";
+    let pager = "read line; stty -icanon -echo </dev/tty; echo pager; \
+        dd bs=1 count=12 </dev/tty 2>/dev/null; stty icanon echo </dev/tty; echo read; cat";
+    let line = format!("\"$kapsule\" run work -- sh -c '{inside}' | {{ {pager}; }}");
+    let mut terminal = rig.at_a_terminal(&line);
+    terminal.expect("pager");
+    for key in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"] {
+        terminal.send(key);
+        terminal.expect(key);
+    }
+    terminal.expect("read");
+    // Afterwards they are for the program.
+    terminal.send("line\n");
+    terminal.expect("inside:line");
+    let (status, rest) = terminal.wait();
+    assert!(status.success(), "{rest}");
+
+    // So has he who asks for a password.
+    let asks = "read line; stty -echo </dev/tty; echo pass''word; read secret </dev/tty; stty echo </dev/tty; \
+        echo got:$secret; cat";
+    let line = format!("\"$kapsule\" run work -- sh -c '{inside}' | {{ {asks}; }}");
+    let mut terminal = rig.at_a_terminal(&line);
+    terminal.expect("password");
+    terminal.send("hidden\n");
+    terminal.expect("got:hidden");
+    terminal.send("shown\n");
+    terminal.expect("inside:shown");
+    terminal.wait();
+
+    // Ctrl-C is a signal here, and arrives. What is said goes to a pipe, whose reader does not mind it.
+    let inside = "trap \"echo interrupted; exit 9\" INT; echo started; while :; do sleep 0.1; done";
+    let line = format!("trap '' INT; \"$kapsule\" run work -- sh -c '{inside}' | cat");
+    let mut terminal = rig.at_a_terminal(&line);
+    terminal.expect("started");
+    terminal.send("\x03");
+    terminal.expect("interrupted");
+    terminal.wait();
+
+    // In the background a command runs on, whoever types what.
+    let line = "set -m; \"$kapsule\" run work -- sh -c 'echo back''ground' >said & wait $!; \
+        echo status $?; cat said; \"$kapsule\" run work -- echo shown & wait $!; echo status $?";
+    let mut terminal = rig.at_a_terminal(line);
+    terminal.expect("status 0");
+    terminal.expect("background");
+    terminal.expect("shown");
+    terminal.expect("status 0");
+    terminal.wait();
 }
 
 fn signals_and_statuses_pass(rig: &Rig<'_>) {
