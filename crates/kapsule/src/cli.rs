@@ -99,6 +99,14 @@ Examples:
     Start(Names),
     /// Stop containers
     Stop(NamesForce),
+    /// Start containers whenever you log in
+    #[command(after_help = "\
+It is a file in ~/.config/autostart, which desktops read at login, and show in their settings.
+
+Examples:
+  kapsule autostart work
+  kapsule autostart work --off")]
+    Autostart(Autostart),
     /// Delete containers, with what they have exported
     #[command(visible_aliases = ["remove", "delete"])]
     Rm(Remove),
@@ -406,6 +414,17 @@ pub struct NamesForce {
     /// Do not wait for the programs inside to end
     #[arg(long, short)]
     pub force: bool,
+}
+
+/// Containers that are started at login.
+#[derive(Debug, Args)]
+pub struct Autostart {
+    /// The containers
+    #[arg(required = true, value_name = "NAME", add = Offer::new(containers))]
+    pub names: Vec<String>,
+    /// Start them no more
+    #[arg(long)]
+    pub off: bool,
 }
 
 /// Containers that go.
@@ -728,9 +747,10 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             command::life::start(&manager_with_agent().await?, &options).await
         }
         Command::Stop(options) => command::life::stop(&manager_with_agent().await?, &options).await,
+        Command::Autostart(options) => command::autostart::autostart(&bus, &options).await,
         Command::Rm(options) => command::life::remove(&manager_with_agent().await?, &options).await,
         Command::Rename(options) => {
-            command::life::rename(&manager_with_agent().await?, &options).await
+            command::life::rename(&manager_with_agent().await?, &bus, &options).await
         }
         Command::Export(options) => command::export::export(&bus, options).await,
         Command::Features(options) => {

@@ -8,6 +8,7 @@ use crate::cli::Info;
 use crate::command::table::moment;
 use crate::command::{print, print_json};
 use crate::error::Result;
+use crate::export::autostart;
 use crate::inside;
 use crate::manager::{Dictionary, Manager};
 use crate::text::plain;
@@ -49,6 +50,9 @@ pub async fn info(manager: &Manager, options: &Info) -> Result<ExitCode> {
     }
     if bool_of(&container, "ephemeral") {
         line("Ephemeral", "yes: it goes when it stops".to_owned());
+    }
+    if autostart::is_on(&name) {
+        line("Autostart", "when you log in".to_owned());
     }
     line("Addresses", list_of(&container, "addresses").join(", "));
     line("Snapshots", u32_of(&container, "snapshots").to_string());

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use crate::cli::{Names, NamesForce, Remove, Rename};
 use crate::command::print;
 use crate::error::{Error, Result};
+use crate::export::autostart;
 use crate::export::record::Record;
 use crate::manager::Manager;
 use crate::operation;
@@ -65,6 +66,7 @@ pub async fn remove(manager: &Manager, options: &Remove) -> Result<ExitCode> {
 pub async fn remove_one(manager: &Manager, name: &str, force: bool) -> Result<()> {
     let doing = format!("deleting container {name}");
     operation::follow(manager, &doing, manager.delete(name, force)).await?;
+    autostart::switch_off(name)?;
     for file in Record::open(name)?.remove_all()? {
         note(Kind::Detail, &format!("removed {}", file.display()));
     }
@@ -72,10 +74,14 @@ pub async fn remove_one(manager: &Manager, name: &str, force: bool) -> Result<()
 }
 
 /// Renames a container; what it has exported would not find it any more, and is taken away.
-pub async fn rename(manager: &Manager, options: &Rename) -> Result<ExitCode> {
+pub async fn rename(manager: &Manager, bus: &str, options: &Rename) -> Result<ExitCode> {
     let doing = format!("renaming container {}", options.name);
     let begin = manager.rename(&options.name, &options.new_name);
     operation::follow(manager, &doing, begin).await?;
+    if autostart::is_on(&options.name) {
+        autostart::switch_on(bus, &options.new_name)?;
+    }
+    autostart::switch_off(&options.name)?;
     let (name, new_name) = (plain(&options.name), plain(&options.new_name));
     let removed = Record::open(&options.name)?.remove_all()?;
     if !removed.is_empty() {

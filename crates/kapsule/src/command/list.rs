@@ -10,6 +10,7 @@ use crate::command::info::{bool_of, text_of, u32_of};
 use crate::command::table::{moment, table};
 use crate::command::{print, print_json};
 use crate::error::Result;
+use crate::export::autostart;
 use crate::manager::{Manager, Row};
 use crate::progress::{Kind, note};
 use crate::text::plain;
@@ -30,20 +31,29 @@ pub async fn list(manager: &Manager, options: &List) -> Result<ExitCode> {
     } else if rows.is_empty() {
         none(options.running);
     } else {
-        print(&table(
-            ["NAME", "STATUS", "IMAGE", "MODE", "CREATED"],
-            rows.into_iter().map(|row| {
-                [
-                    row.name,
-                    row.status,
-                    row.image,
-                    row.mode,
-                    moment(&row.created),
-                ]
-            }),
-        ));
+        print(&as_table(rows));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn as_table(rows: Vec<Row>) -> String {
+    const HEADINGS: [&str; 5] = ["NAME", "STATUS", "IMAGE", "MODE", "CREATED"];
+    let at_login: Vec<bool> = rows.iter().map(|row| autostart::is_on(&row.name)).collect();
+    let rows = rows.into_iter().map(|row| {
+        let created = moment(&row.created);
+        [row.name, row.status, row.image, row.mode, created]
+    });
+    // For most people there is none, and their tables need no column that is empty.
+    if !at_login.contains(&true) {
+        return table(HEADINGS, rows);
+    }
+    let [name, status, image, mode, created] = HEADINGS;
+    let rows = rows.zip(at_login).map(|(row, at_login)| {
+        let [name, status, image, mode, created] = row;
+        let at_login = if at_login { "yes" } else { "" }.to_owned();
+        [name, status, image, mode, created, at_login]
+    });
+    table([name, status, image, mode, created, "AT LOGIN"], rows)
 }
 
 fn as_json(row: &Row) -> serde_json::Value {
@@ -53,6 +63,7 @@ fn as_json(row: &Row) -> serde_json::Value {
         "image": row.image,
         "created": row.created,
         "mode": row.mode,
+        "autostart": autostart::is_on(&row.name),
     })
 }
 

@@ -1,6 +1,7 @@
 //! What each command does.
 
 pub mod assemble;
+pub mod autostart;
 pub mod config;
 pub mod create;
 pub mod daemon;

@@ -5,6 +5,7 @@
 //! nothing outside, and what is started is always `kapsule run CONTAINER -- …`.
 
 pub mod application;
+pub mod autostart;
 pub mod desktop_entry;
 pub mod exec;
 pub mod icon;
@@ -15,11 +16,21 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 
-/// How exported things start a program inside: our own path, and the bus if it is not the usual one.
+/// How exported things start a program inside.
 ///
 /// # Errors
 /// Our path is no text.
 pub fn launcher(bus: &str) -> Result<Vec<String>> {
+    let mut launcher = ourselves(bus)?;
+    launcher.push("run".to_owned());
+    Ok(launcher)
+}
+
+/// How this program is started by others: our own path, and the bus if it is not the usual one.
+///
+/// # Errors
+/// Our path is no text.
+pub fn ourselves(bus: &str) -> Result<Vec<String>> {
     let ours = std::env::current_exe()
         .map_err(Error::doing("finding the path of this program"))?
         .into_os_string()
@@ -30,12 +41,11 @@ pub fn launcher(bus: &str) -> Result<Vec<String>> {
                 path.display()
             ))
         })?;
-    let mut launcher = vec![ours];
+    let mut line = vec![ours];
     if bus != "system" {
-        launcher.push(format!("--bus={bus}"));
+        line.push(format!("--bus={bus}"));
     }
-    launcher.push("run".to_owned());
-    Ok(launcher)
+    Ok(line)
 }
 
 /// `~/.local/share`, or what `XDG_DATA_HOME` says.

@@ -210,7 +210,7 @@ impl Record {
 }
 
 /// Writes a file whole or not at all.
-fn write(path: &Path, contents: &[u8], executable: bool) -> Result<()> {
+pub(super) fn write(path: &Path, contents: &[u8], executable: bool) -> Result<()> {
     let doing = || format!("writing {}", path.display());
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory).map_err(Error::doing(doing()))?;

@@ -32,6 +32,7 @@ fn a_container_from_create_to_rm() {
         ("snapshot and restore", snapshot_and_restore),
         ("upgrade and back", upgrade_and_back),
         ("a copy, stop and start", a_copy_stops_and_starts),
+        ("start at login", a_container_is_started_at_login),
         ("save and load", a_container_goes_through_a_file),
         ("what there is", what_there_is_is_told),
         ("a manifest", a_manifest_is_carried_out),
@@ -415,6 +416,56 @@ fn a_copy_stops_and_starts(rig: &Rig<'_>) {
     assert_ne!(refused.status.code(), Some(0), "{}", refused.both());
     rig.alice(&["rm", "--force", "copy"]);
     assert_eq!(rig.alice(&["list", "--quiet"]), "work\n");
+}
+
+fn a_container_is_started_at_login(rig: &Rig<'_>) {
+    let listed = |name: &str| -> Value {
+        let list: Value = serde_json::from_str(&rig.alice(&["list", "--json"])).expect("JSON");
+        let rows = list.as_array().expect("an array");
+        let row = rows.iter().find(|row| row["name"] == name);
+        row.expect("it is listed")["autostart"].clone()
+    };
+    let file = |name: &str| rig.in_home(&format!(".config/autostart/kapsule-{name}.desktop"));
+    rig.alice(&["clone", "work", "early"]);
+    assert_eq!(listed("early"), false);
+    assert!(!rig.alice(&["list"]).contains("AT LOGIN"));
+    rig.alice(&["autostart", "early"]);
+    assert_eq!(listed("early"), true);
+    assert_eq!(listed("work"), false);
+    assert!(rig.alice(&["list"]).contains("AT LOGIN"));
+    assert!(rig.alice(&["info", "early"]).contains("when you log in"));
+    let none = rig.kapsule(&ALICE, &["autostart", "nothing-there"]);
+    assert_eq!(none.status.code(), Some(1), "{}", none.both());
+    assert!(!file("nothing-there").exists());
+
+    // It has another name then, and a desktop starts it.
+    rig.alice(&["rename", "early", "late"]);
+    assert!(!file("early").exists());
+    let mut login = rig.machine().command_as(&ALICE, "gio");
+    login
+        .args([
+            "launch",
+            "/home/alice/.config/autostart/kapsule-late.desktop",
+        ])
+        .stdin(std::process::Stdio::null());
+    let (mut process, mut lines) =
+        testbed::Process::start_reading_both(login, "gio", &rig.machine().logs()).expect("gio");
+    lines.expect_line("that it is started", |line| line == "late: started");
+    process.wait(Deadline::usual()).expect("it ends");
+    let running = rig.alice(&["list", "--running", "--quiet"]);
+    assert!(running.contains("late\n"), "{running}");
+
+    // What the desktop's settings have switched off is off.
+    let text = fs::read_to_string(file("late")).expect("it is there");
+    fs::write(file("late"), format!("{text}Hidden=true\n")).expect("it is a file");
+    assert_eq!(listed("late"), false);
+    rig.alice(&["autostart", "late"]);
+    assert_eq!(listed("late"), true);
+    rig.alice(&["autostart", "late", "--off"]);
+    assert!(!file("late").exists());
+    rig.alice(&["autostart", "late"]);
+    rig.alice(&["rm", "--force", "late"]);
+    assert!(!file("late").exists());
 }
 
 fn a_container_goes_through_a_file(rig: &Rig<'_>) {
