@@ -191,9 +191,12 @@ impl Daemon {
         self.permit_ids(caller)?;
         self.make_directory(caller, name)?;
         let client = self.incus.client();
-        let operation = progress
-            .unless_cancelled(async { client.create_instance(instance).await.map_err(error) })
+        // Not given up when the person cancels: Incus goes on with what it was asked for, and what it makes would come after
+        // it was looked for.
+        let operation = client
+            .create_instance(instance)
             .await
+            .map_err(error)
             .map_err(|problem| match problem {
                 Error::NameTaken(_) => taken(name),
                 other => other,
