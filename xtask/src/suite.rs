@@ -2,7 +2,7 @@
 
 use std::process::{Command, ExitCode};
 
-use testbed::container_image::{TRIXIE, TRIXIE_PODMAN};
+use testbed::container_image::{TRIXIE, TRIXIE_DOCKER, TRIXIE_PODMAN};
 use testbed::reference::{Installation, SUITES};
 use testbed::{Failure, Topology, tools};
 
@@ -71,7 +71,7 @@ fn images() {
     if !rustix::process::geteuid().is_root() || tools::INCUSD.find().is_none() {
         return;
     }
-    for recipe in [TRIXIE, TRIXIE_PODMAN] {
+    for recipe in [TRIXIE, TRIXIE_PODMAN, TRIXIE_DOCKER] {
         let step = format!(
             "the containers' image {} (made once, then kept)",
             recipe.alias

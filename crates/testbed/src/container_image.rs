@@ -69,6 +69,26 @@ pub const TRIXIE_PODMAN: Recipe = Recipe {
     ],
 };
 
+/// Debian with systemd and docker, and busybox to run in it.
+pub const TRIXIE_DOCKER: Recipe = Recipe {
+    alias: "trixie-docker",
+    packages: &[
+        "systemd",
+        "systemd-sysv",
+        "dbus",
+        "dbus-user-session",
+        "libpam-systemd",
+        "sudo",
+        "iproute2",
+        "procps",
+        "passwd",
+        "docker.io",
+        "docker-cli",
+        "iptables",
+        "busybox-static",
+    ],
+};
+
 /// The two files of an image, as Incus imports them.
 #[derive(Clone, Debug)]
 pub struct ImageFiles {

@@ -10,11 +10,14 @@
 
 use std::fs;
 use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use rustix::fs::{Gid, Uid, chown};
+use rustix::thread::LinkNameSpaceType;
 
 use crate::deadline::Deadline;
 use crate::directory::TestDir;
@@ -222,6 +225,23 @@ impl Machine {
         run_to_end(command, crate::deadline::LIMIT).unwrap_or_else(|failure| panic!("{failure}"))
     }
 
+    /// A socket of this process that listens on the machine's own loopback, at a port that is free there.
+    ///
+    /// # Panics
+    /// When the machine's network namespace cannot be entered.
+    pub fn listen(&self) -> TcpListener {
+        let namespace = fs::File::open(format!("/proc/{}/ns/net", self.keeper.id()))
+            .expect("the keeper holds it");
+        // A socket stays in the namespace of the thread that made it.
+        let listening = std::thread::spawn(move || {
+            let network = Some(LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), network)?;
+            TcpListener::bind("127.0.0.1:0")
+        });
+        let listener = listening.join().expect("it does not panic");
+        listener.expect("root may enter it")
+    }
+
     /// The path inside of a program of this workspace, that has been built.
     ///
     /// # Errors
@@ -270,12 +290,11 @@ impl Drop for Machine {
         let pidfd = pid.and_then(|pid| {
             rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
         });
-        if let Some(pidfd) = pidfd {
-            use std::os::fd::AsFd;
-            if deadline.wait_readable(&[pidfd.as_fd()]).is_none() {
-                eprintln!("the machine's keeper has not ended in time; it is killed");
-                let _ = self.keeper.kill();
-            }
+        if let Some(pidfd) = pidfd
+            && deadline.wait_readable(&[pidfd.as_fd()]).is_none()
+        {
+            eprintln!("the machine's keeper has not ended in time; it is killed");
+            let _ = self.keeper.kill();
         }
         let _ = self.keeper.wait();
     }

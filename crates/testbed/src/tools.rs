@@ -376,7 +376,7 @@ pub const PODMAN: Tool = Tool {
 /// What runs in that container.
 pub const BUSYBOX: Tool = Tool {
     name: "busybox",
-    purpose: "the firewall's test with a real container",
+    purpose: "tests with real containers: the firewall's, and images without systemd",
     probe: Probe::Program("busybox", &["true"]),
     packages: Packages {
         debian: &["busybox-static"],
@@ -464,6 +464,14 @@ pub const MKFS_BTRFS: Tool = Tool {
         opensuse: &["btrfsprogs"],
         ..same(&["btrfs-progs"])
     },
+};
+
+/// Makes a certificate, and speaks TLS as an image server does.
+pub const OPENSSL: Tool = Tool {
+    name: "openssl",
+    purpose: "images from a server with a certificate",
+    probe: Probe::Program("openssl", &["version"]),
+    packages: same(&["openssl"]),
 };
 
 /// Makes the containers' images.
@@ -596,6 +604,7 @@ pub const ALL: &[&Tool] = &[
     &INCUS,
     &DNSMASQ,
     &MKFS_BTRFS,
+    &OPENSSL,
     &MMDEBSTRAP,
     &TAR2SQFS,
     &POLKITD,
