@@ -99,6 +99,8 @@ pub struct RemoteImage {
     pub server: String,
     /// Its protocol: `simplestreams` or `incus`.
     pub protocol: String,
+    /// Its certificate in PEM, if no authority that the machine trusts vouches for it; else empty.
+    pub certificate: String,
     /// Its name there: `debian/13`.
     pub alias: String,
     /// Whether Incus is to fetch newer ones by itself.
@@ -174,6 +176,7 @@ impl Client {
                 "mode": "pull",
                 "server": image.server,
                 "protocol": image.protocol,
+                "certificate": image.certificate,
                 "alias": image.alias,
             },
             "auto_update": image.auto_update,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::image_server::ImageServer;
 
 /// Where the machine's configuration is, unless `--config` says otherwise.
 pub const SYSTEM_FILE: &str = "/etc/kapsule/kapsule.toml";
@@ -20,7 +21,7 @@ pub struct Config {
     /// Where the feature profiles are; a file in a later directory replaces one of the same name.
     pub profile_directories: Vec<PathBuf>,
     /// Servers with images, by name: `images = "https://images.linuxcontainers.org"`.
-    pub servers: std::collections::BTreeMap<String, String>,
+    pub servers: std::collections::BTreeMap<String, ImageServer>,
     /// The files in which a caller's uid is entered as one that root may map (`root:UID:1`); none: they are left
     /// alone, and have to have it.
     pub subid_files: Vec<PathBuf>,
@@ -51,7 +52,7 @@ impl Default for Config {
             ],
             servers: [(
                 "images".to_owned(),
-                "https://images.linuxcontainers.org".to_owned(),
+                ImageServer::at("https://images.linuxcontainers.org"),
             )]
             .into(),
             subid_files: vec![PathBuf::from("/etc/subuid"), PathBuf::from("/etc/subgid")],
@@ -142,9 +143,41 @@ mod tests {
         let config = Config::parse("", Path::new("x")).expect("it is whole");
         assert_eq!(config.default_container, "kapsule");
         assert_eq!(
-            config.servers["images"],
+            config.servers["images"].url,
             "https://images.linuxcontainers.org"
         );
+    }
+
+    #[test]
+    fn a_server_is_a_url_and_may_have_a_certificate_of_its_own() {
+        let parse = |line: &str| Config::parse(&format!("[servers]\n{line}\n"), Path::new("k"));
+        let config = parse("a = \"http://a.example\"\nb = { url = \"https://b.example/x/\", certificate = \"/etc/b.crt\" }")
+            .expect("both forms are right");
+        assert_eq!(config.servers["a"].certificate, None);
+        let b = &config.servers["b"];
+        assert!(b.is_at("https://b.example/x") && !b.is_at("https://b.example"));
+        assert_eq!(b.certificate.as_deref(), Some(Path::new("/etc/b.crt")));
+        for (line, complaint) in [
+            ("a = 1", "expected a URL, or {"),
+            ("a = \"b.example\"", "is no URL of a server"),
+            ("a = \"https:///x\"", "is no URL of a server"),
+            ("a = { certificate = \"/x\" }", "missing field `url`"),
+            (
+                "a = { url = \"https://a\", cert = \"/x\" }",
+                "unknown field `cert`",
+            ),
+            (
+                "a = { url = \"https://a\", certificate = \"x\" }",
+                "absolute",
+            ),
+        ] {
+            let error = parse(line).expect_err(line);
+            assert!(
+                error.text().starts_with("k:2: ") && error.text().contains(complaint),
+                "{line}: {}",
+                error.text()
+            );
+        }
     }
 
     #[test]

@@ -250,8 +250,8 @@ impl Daemon {
             ("without".to_owned(), wishes.without.join(",")),
             ("storage_pool".to_owned(), self.config.storage_pool.clone()),
         ]);
-        for (name, url) in &self.config.servers {
-            config.insert(format!("servers.{name}"), url.clone());
+        for (name, server) in &self.config.servers {
+            config.insert(format!("servers.{name}"), server.url.clone());
         }
         Ok(config)
     }

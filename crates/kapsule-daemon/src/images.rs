@@ -6,7 +6,8 @@
 //!
 //! What an image asks for stands in its properties: `requirements.NAME`, as its maker has written them, and
 //! `kapsule.with`, `kapsule.without`, `kapsule.custom_mounts` (with commas between), the defaults of containers made of
-//! it. [`Daemon::import_image`] takes the latter from a file `kapsule.toml` beside the image.
+//! it. [`Daemon::import_image`] takes the latter from a file `kapsule.toml` beside the image. Simplestreams has room for
+//! requirements only, so an image of a server has them as `requirements.kapsule.with`, and so on.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,6 +25,7 @@ use crate::caller::Caller;
 use crate::daemon::Daemon;
 use crate::error::{Error, Result};
 use crate::identity;
+use crate::image_server::ImageServer;
 use crate::incus::error;
 use crate::names::{ImageName, quoted};
 use crate::operations::{Kind, Line, Progress, Target};
@@ -135,6 +137,11 @@ impl FoundImage {
                             .to_owned(),
                     ));
                 }
+                "privileged" if value == "false" && options.privileged => {
+                    return Err(Error::InvalidArgument(
+                        "the image is not made for a privileged container: make it without --privileged".to_owned(),
+                    ));
+                }
                 "cgroup" if value == "v1" => {
                     return Err(Error::InvalidArgument(
                         "the image requires version 1 of the kernel's control groups, which Incus does not give it: \
@@ -145,12 +152,16 @@ impl FoundImage {
                 // Every container has nesting; the rest is about virtual machines.
                 "privileged" | "cgroup" | "nesting" | "secureboot" | "cdrom_agent"
                 | "cdrom_cloud_init" => {}
+                // Below.
+                "kapsule.with" | "kapsule.without" | "kapsule.custom_mounts" => {}
                 other => wishes.unknown.push(format!("{other}={value}")),
             }
         }
         let list = |name: &str| -> Vec<String> {
             self.properties
-                .get(name)
+                .get(&format!("kapsule.{name}"))
+                // What a server has of an image holds nothing of one's own but this.
+                .or_else(|| self.properties.get(&format!("requirements.kapsule.{name}")))
                 .map_or("", String::as_str)
                 .split(',')
                 .map(str::trim)
@@ -158,24 +169,19 @@ impl FoundImage {
                 .map(str::to_owned)
                 .collect()
         };
-        wishes.with = list("kapsule.with");
-        wishes.without = list("kapsule.without");
-        wishes.custom_mounts = list("kapsule.custom_mounts");
+        wishes.with = list("with");
+        wishes.without = list("without");
+        wishes.custom_mounts = list("custom_mounts");
         Ok(wishes)
     }
 }
 
-fn same_server(one: &str, other: &str) -> bool {
-    one.trim_end_matches('/') == other.trim_end_matches('/')
-}
-
 impl Daemon {
-    /// The URL of a server, by its name.
-    fn server_url(&self, server: &str) -> Result<&str> {
+    /// A server, by its name.
+    fn server(&self, server: &str) -> Result<&ImageServer> {
         self.config
             .servers
             .get(server)
-            .map(String::as_str)
             .ok_or_else(|| {
                 let known: Vec<&str> = self.config.servers.keys().map(String::as_str).collect();
                 Error::ImageNotFound(format!(
@@ -189,7 +195,7 @@ impl Daemon {
     /// Whether the server of an image is known, if it has one.
     pub(crate) fn check_server(&self, image: &ImageName) -> Result<()> {
         match image.server() {
-            Some(server) => self.server_url(server).map(drop),
+            Some(server) => self.server(server).map(drop),
             None => Ok(()),
         }
     }
@@ -204,13 +210,21 @@ impl Daemon {
                 Err(problem) => Err(error(problem)),
             };
         };
-        let url = self.server_url(server)?;
+        let server = self.server(server)?;
         let images = client.images().await.map_err(error)?;
         Ok(images.into_iter().find(|here| {
-            here.update_source.as_ref().is_some_and(|source| {
-                same_server(&source.server, url) && source.alias == image.alias()
-            })
+            here.update_source
+                .as_ref()
+                .is_some_and(|source| server.is_at(&source.server) && source.alias == image.alias())
         }))
+    }
+
+    /// The name by which an image of a server is asked for: `SERVER:ALIAS`.
+    fn name_from_server(&self, image: &Image) -> Option<String> {
+        let source = image.update_source.as_ref()?;
+        let mut servers = self.config.servers.iter();
+        let (name, _) = servers.find(|(_, server)| server.is_at(&source.server))?;
+        Some(format!("{name}:{}", source.alias))
     }
 
     /// What of images is here, for a message.
@@ -222,15 +236,7 @@ impl Daemon {
             .iter()
             .flat_map(|image| {
                 let aliases = image.aliases.iter().map(|alias| alias.name.clone());
-                let remote = image.update_source.as_ref().and_then(|source| {
-                    let server = self
-                        .config
-                        .servers
-                        .iter()
-                        .find(|(_, url)| same_server(url, &source.server))?;
-                    Some(format!("{}:{}", server.0, source.alias))
-                });
-                aliases.chain(remote)
+                aliases.chain(self.name_from_server(image))
             })
             .collect();
         names.sort();
@@ -264,10 +270,12 @@ impl Daemon {
                 servers.join(" or ")
             )));
         };
-        let url = self.server_url(server)?;
+        let server = self.server(server)?;
+        let url = &server.url;
         let wanted = RemoteImage {
-            server: url.to_owned(),
+            server: url.clone(),
             protocol: "simplestreams".to_owned(),
+            certificate: server.certificate().await?,
             alias: image.alias().to_owned(),
             auto_update: true,
         };
@@ -338,6 +346,7 @@ impl Daemon {
                     "created": image.created_at.unix_seconds(),
                     "uploaded": image.uploaded_at.unix_seconds(),
                     "server": image.update_source.as_ref().map(|source| source.server.as_str()),
+                    "name_from_server": self.name_from_server(image),
                     "remote_alias": image.update_source.as_ref().map(|source| source.alias.as_str()),
                     "auto_update": image.auto_update,
                     "cached": image.cached,
@@ -561,7 +570,7 @@ impl Daemon {
                                 let text = if newer == Some(true) {
                                     format!("there is a newer '{called}' now")
                                 } else {
-                                    format!("'{called}' is the newest")
+                                    format!("Incus knows of no newer '{called}'")
                                 };
                                 progress.message(Line::Success, text).await;
                             }
@@ -720,10 +729,20 @@ mod tests {
         let wishes = image(&[
             ("requirements.nesting", "true"),
             ("requirements.moon", "full"),
+            ("requirements.kapsule.without", "home, gpu"),
         ])
         .wishes(&privileged)
         .expect("had");
         assert_eq!(wishes.unknown, ["moon=full"]);
+        assert_eq!(wishes.without, ["home", "gpu"]);
+        let error = image(&[("requirements.privileged", "false")])
+            .wishes(&privileged)
+            .expect_err("it must not be");
+        assert!(
+            error.text().contains("without --privileged"),
+            "{}",
+            error.text()
+        );
     }
 
     #[test]

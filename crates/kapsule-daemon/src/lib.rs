@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod error;
 pub mod features;
 pub mod identity;
+pub mod image_server;
 pub mod images;
 pub mod incus;
 pub mod initialize;

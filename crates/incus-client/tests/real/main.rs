@@ -412,6 +412,7 @@ async fn what_is_not_there_is_said_so(client: &Client) {
     let image = RemoteImage {
         server: "https://images.invalid".to_owned(),
         protocol: "simplestreams".to_owned(),
+        certificate: String::new(),
         alias: "debian/13".to_owned(),
         auto_update: false,
     };

@@ -5,9 +5,13 @@
 mod authority;
 mod faults;
 mod homes;
+mod image_server;
+mod images;
 mod initialize;
 mod inside;
 mod interface;
 mod life;
 mod nested;
 mod rig;
+mod tiny;
+mod without_systemd;

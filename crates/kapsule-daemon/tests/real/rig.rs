@@ -15,6 +15,13 @@ use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, Proxy, Variant
 /// How long an operation may take here before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Everybody may do everything.
+pub const NO_RULES_AT_ALL: &str = r#"
+polkit.addRule(function(action, subject) {
+    if (action.id.indexOf("org.kde.kapsule.") == 0) return polkit.Result.YES;
+});
+"#;
+
 /// Everybody may use his own; what is others' is denied.
 pub const USUAL_RULES: &str = r#"
 polkit.addRule(function(action, subject) {
@@ -29,6 +36,7 @@ pub struct Rig<'m> {
     pub bus: SystemBus<'m>,
     pub incus: Incus<'m>,
     pub kapsuled: Process,
+    servers: String,
 }
 
 /// A file of this repository.
@@ -49,6 +57,17 @@ impl<'m> Rig<'m> {
         rules: &str,
         incus: &IncusOptions,
     ) -> Result<Rig<'m>, Trouble> {
+        let servers = "nowhere = \"https://images.invalid\"";
+        Self::start_with_servers(machine, rules, incus, servers)
+    }
+
+    /// With these image servers: lines of TOML.
+    pub fn start_with_servers(
+        machine: &'m Machine,
+        rules: &str,
+        incus: &IncusOptions,
+        servers: &str,
+    ) -> Result<Rig<'m>, Trouble> {
         // People who are not root have to come to the bus through it.
         std::fs::set_permissions(machine.dir().path(), std::fs::Permissions::from_mode(0o711))
             .expect("it is ours");
@@ -61,12 +80,13 @@ impl<'m> Rig<'m> {
             },
         )?;
         let incus = Incus::start(machine, incus)?;
-        let kapsuled = start_daemon(machine, &incus);
+        let kapsuled = start_daemon(machine, &incus, servers);
         Ok(Rig {
             machine,
             bus,
             incus,
             kapsuled,
+            servers: servers.to_owned(),
         })
     }
 
@@ -74,7 +94,7 @@ impl<'m> Rig<'m> {
     pub fn kill_and_start_daemon(&mut self) {
         self.kapsuled.signal(rustix::process::Signal::KILL);
         self.kapsuled.end();
-        self.kapsuled = start_daemon(self.machine, &self.incus);
+        self.kapsuled = start_daemon(self.machine, &self.incus, &self.servers);
     }
 
     /// A person with a connection to the bus.
@@ -112,9 +132,13 @@ impl<'m> Rig<'m> {
     }
 }
 
-fn start_daemon(machine: &Machine, incus: &Incus<'_>) -> Process {
+fn start_daemon(machine: &Machine, incus: &Incus<'_>, servers: &str) -> Process {
+    let mux = machine
+        .program("kapsule-dbus-mux")
+        .or_else(|_| testbed::mux_program());
+    let mux = mux.unwrap_or_else(|failure| panic!("{failure}"));
     let config = format!(
-        "profile_directories = [{:?}]\ndefault_image = \"trixie\"\nremember_seconds = 600\nservers = {{ nowhere = \"https://images.invalid\" }}\n",
+        "profile_directories = [{:?}]\nmux_program = {mux:?}\ndefault_image = \"trixie\"\nremember_seconds = 600\n[servers]\n{servers}\n",
         repository("data/profiles")
     );
     let file = machine.dir().write("etc/kapsule/kapsule.toml", config);

@@ -31,7 +31,7 @@ pub async fn list(manager: &Manager, json: bool) -> Result<ExitCode> {
         .unwrap_or(&empty)
         .iter()
         .map(|image| {
-            let aliases: Vec<&str> = image["aliases"]
+            let mut names: Vec<&str> = image["aliases"]
                 .as_array()
                 .map(|aliases| {
                     // A name, or as Incus has it an object with one.
@@ -41,9 +41,10 @@ pub async fn list(manager: &Manager, json: bool) -> Result<ExitCode> {
                         .collect()
                 })
                 .unwrap_or_default();
+            names.extend(image["name_from_server"].as_str());
             let fingerprint = image["fingerprint"].as_str().unwrap_or_default();
             [
-                aliases.join(", "),
+                names.join(", "),
                 fingerprint.chars().take(12).collect(),
                 image["description"].as_str().unwrap_or_default().to_owned(),
                 image["size"].as_u64().map(size).unwrap_or_default(),
