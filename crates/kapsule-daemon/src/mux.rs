@@ -2,7 +2,9 @@
 //!
 //! It runs as that user, with nothing but that user's rights. Its socket is in the directory of the host that is
 //! `/.kapsule/run` inside, where nothing inside can write. With systemd inside, the container has a session bus of its own, and
-//! the multiplexer joins the two; otherwise it is the inside's bus itself.
+//! the multiplexer joins the two; otherwise it is the inside's bus itself. Only whose uid is the same on both sides has one,
+//! which is the container's owner. Others who enter have the container's own bus: root inside is the owner, and a socket
+//! that leads to another's desktop would be his, too.
 //!
 //! The container's bus is named to it by a descriptor (`unix:path=/proc/self/fd/N`) and not by a path: a path that leads
 //! into the container could be made to lead to the host's own bus, and then nothing would stand between that and a program
@@ -139,6 +141,11 @@ impl Muxes {
         host_bus: HostBus,
     ) -> Option<String> {
         if !container.has_feature(FEATURE) {
+            return None;
+        }
+        // The container is another's: its root can be anybody inside, and would have the caller's desktop.
+        if init.uid_outside(caller.uid) != Some(caller.uid) {
+            tracing::debug!(container = %container.name, uid = caller.uid, "no multiplexer in another's container");
             return None;
         }
         let key = (container.name.to_string(), caller.uid);

@@ -3,6 +3,7 @@
 mod rig;
 mod scenarios;
 mod session_bus;
+mod two_users;
 
 use testbed::machine::{ALICE, BOB};
 use testbed::polkit::{SystemBus, SystemBusOptions};
@@ -54,4 +55,5 @@ fn a_container_is_a_second_home() {
     rig.create(&bob, "bobs");
     scenarios::what_is_written_in_the_home_is_the_users_on_both_sides(&rig, &bob, &BOB, "bobs");
     scenarios::another_user_has_no_part_in_a_session(&alice, &bob);
+    two_users::two_users_are_in_one_container_at_once(&rig, &alice, &bob);
 }
