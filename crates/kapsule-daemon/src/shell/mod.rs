@@ -338,6 +338,11 @@ impl Shells {
         if let Some(address) = bus {
             environment.set("DBUS_SESSION_BUS_ADDRESS", &address);
         }
+        let podman = "/var/lib/kapsule/podman";
+        // Made with the account if its home is the host's: see set_up_user.sh.
+        if inmate.uid != 0 && root.has(format!("{podman}/{}", inmate.uid).as_ref()) {
+            environment.set("CONTAINERS_STORAGE_CONF", &format!("{podman}/storage.conf"));
+        }
         environment.set("container", "kapsule");
         environment.set("KAPSULE_CONTAINER", container.name.as_str());
         environment

@@ -140,19 +140,49 @@ while IFS= read -r line || [ -n "$line" ]; do
     case $line in *:*:*:*) printf '%s:%s:%s:%s\n' "$f1" "$f2" "$f3" "$members" ;; *) printf '%s\n' "$line" ;; esac
 done </etc/group | replace group
 
-# Containers in the container: numbers for rootless engines.
+# Containers in the container: numbers for rootless engines, of those that there are here.
 for file in subuid subgid; do
     [ -e "/etc/$file" ] || : >"/etc/$file"
     if ! has_line "$file" "$name"; then
-        start=524288
-        while IFS= read -r line || [ -n "$line" ]; do
-            fields "$line::::"
-            end=$((${f2:-0} + ${f3:-0}))
-            [ "$end" -le "$start" ] || start=$end
-        done <"/etc/$file"
-        add "$file" "$name:$start:65536"
+        limit=0
+        while read -r first _ count; do
+            [ $((first + count)) -le "$limit" ] || limit=$((first + count))
+        done <"/proc/self/${file#sub}_map"
+        for start in 524288 65536; do
+            while IFS= read -r line || [ -n "$line" ]; do
+                fields "$line::::"
+                end=$((${f2:-0} + ${f3:-0}))
+                [ "$end" -le "$start" ] || start=$end
+            done <"/etc/$file"
+            if [ $((start + 65536)) -le "$limit" ]; then
+                add "$file" "$name:$start:65536"
+                break
+            fi
+        done
     fi
 done
+
+# podman keeps what it has in the home; in one that is the host's, it would meet the host's podman there, and that of other
+# containers, and none of them knows of the others. So it is kept in the container.
+podman=/var/lib/kapsule/podman
+if grep -qF " $home " /proc/self/mountinfo; then
+    mkdir -p "$podman/$uid"
+    chmod 0700 "$podman/$uid"
+    chown "$uid:$gid" "$podman/$uid"
+    cat >"$podman/storage.conf" <<END
+[storage]
+driver = "overlay"
+runroot = "/run/containers/storage"
+graphroot = "/var/lib/containers/storage"
+rootless_storage_path = "$podman/\$UID"
+END
+    # For services of the user's.
+    if [ -d /etc/systemd/system ]; then
+        mkdir -p "/etc/systemd/system/user@$uid.service.d"
+        printf '[Service]\nEnvironment=CONTAINERS_STORAGE_CONF=%s/storage.conf\n' "$podman" \
+            >"/etc/systemd/system/user@$uid.service.d/kapsule.conf"
+    fi
+fi
 
 # Root without a password: who is in the container is its administrator. By number, which needs no quoting.
 if [ -e /etc/sudoers ] || [ -d /etc/sudoers.d ] || command -v sudo >/dev/null 2>&1; then

@@ -19,7 +19,7 @@ printf 'root:*:1::::::\n' >/etc/shadow
 mkdir /home/ann && chown 1000:1000 /home/ann
 "#;
 
-const MAP: &str = "0 1000000 1000\n1000 1000 1\n1001 1001001 60000\n";
+const MAP: &str = "0 1000000 1000\n1000 1000 1\n1001 1001001 654359\n";
 
 /// Ended when this goes: the first process of a pid namespace takes all others with it.
 struct Namespaces {
@@ -396,7 +396,7 @@ async fn a_user_is_set_up_once_and_again() {
         "1000",
         "1000",
         "/home/bea",
-        "/usr/bin/fish",
+        "/usr/bin/a-shell-of-hers",
         "bea:1000",
         "audio:63",
         "wheel:998",
@@ -440,6 +440,10 @@ async fn a_user_is_set_up_once_and_again() {
             .0,
         0
     );
+    assert_eq!(read("/etc/subuid"), "bea:524288:65536\ncyd:589824:65536\n");
+    // That was all that the container has.
+    let dot = ["dot", "1003", "1003", "/home/dot", "/bin/sh"];
+    assert_eq!(set_up(&dot).await.0, 0);
     assert_eq!(read("/etc/subuid"), "bea:524288:65536\ncyd:589824:65536\n");
     let (status, text) = set_up(&["root", "1002", "1002", "/home/x", "/bin/sh"]).await;
     assert_eq!(status, 1);
