@@ -119,8 +119,8 @@ impl Shells {
                 }
             }
         } else {
-            // Nobody else makes it.
-            let script = "set -e; umask 022; mkdir -p /run/user; mkdir -m 0700 \"$1\"; chown \"$2:$3\" \"$1\"";
+            // Nobody else makes it; where /run is on the disk, it is there from the last time.
+            let script = "set -e; umask 022; mkdir -p /run/user; [ -d \"$1\" ] || mkdir -m 0700 \"$1\"; chown \"$2:$3\" \"$1\"";
             let gid = Inmate::of(&root, uid).map_or(uid, |inmate| inmate.gid);
             let mut argv: Vec<String> = ["/bin/sh", "-c", script, "kapsule"]
                 .map(str::to_owned)
