@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -168,9 +168,8 @@ impl Program {
 #[derive(Debug)]
 pub(crate) struct Running {
     pid: Pid,
-    pidfd: OwnedFd,
-    /// Held while signals are sent: afterwards the number may be another's.
-    ended: Mutex<bool>,
+    /// Until its end was seen: afterwards the number may be another's. Held while signals are sent.
+    pidfd: Mutex<Option<OwnedFd>>,
 }
 
 impl Running {
@@ -186,21 +185,27 @@ impl Running {
             .map_err(Error::failed("watching the program that was started"))?;
         Ok(Self {
             pid,
-            pidfd,
-            ended: Mutex::new(false),
+            pidfd: Mutex::new(Some(pidfd)),
         })
+    }
+
+    fn pidfd(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.pidfd.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for its end: its exit status, or 128 and the number of the signal that ended it. To be called once.
     pub(crate) async fn wait(&self) -> Result<i32> {
         let doing = "waiting for the program";
-        let pidfd = self.pidfd.try_clone().map_err(Error::failed(doing))?;
+        let pidfd = match self.pidfd().as_ref() {
+            Some(pidfd) => pidfd.try_clone().map_err(Error::failed(doing))?,
+            None => return Err(Error::Failed(format!("{doing}: it has ended"))),
+        };
         let readable = enter::watch(pidfd).map_err(Error::failed(doing))?;
         let _ready = readable.readable().await.map_err(Error::failed(doing))?;
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pidfd = self.pidfd();
         let status = rustix::process::waitpid(Some(self.pid), WaitOptions::NOHANG)
             .map_err(Error::failed(doing))?;
-        *ended = true;
+        *pidfd = None;
         let Some((_, status)) = status else {
             return Err(Error::Failed(format!("{doing}: it has not ended")));
         };
@@ -213,8 +218,8 @@ impl Running {
 
     /// Sends a signal to its process group, or to the one in the foreground of its terminal.
     pub(crate) fn signal(&self, signal: Signal, foreground: bool) -> Result<()> {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        if *ended {
+        let pidfd = self.pidfd();
+        if pidfd.is_none() {
             return Ok(());
         }
         let group = if foreground { self.foreground() } else { None };

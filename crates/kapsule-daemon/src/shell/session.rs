@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use rustix::process::Signal;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use zbus::Connection;
 use zbus::message::Header;
 use zbus::names::OwnedUniqueName;
@@ -130,11 +130,13 @@ pub(super) async fn watch_over(
 ) {
     let status = {
         let running = state.running.wait();
-        let gone = gone(&connection, &sender);
+        let (over, gone) = (state.status.subscribe(), oneshot::channel());
+        // By itself: a subscription that is given up halfway is not taken back.
+        tokio::spawn(watch(connection.clone(), sender.clone(), over, gone.0));
         tokio::pin!(running);
         tokio::select! {
             status = &mut running => status,
-            () = gone => {
+            Ok(()) = gone.1 => {
                 tracing::debug!(path, "who started the session has gone");
                 for signal in [Signal::HUP, Signal::CONT] {
                     let _ = state.running.signal(signal, false);
@@ -160,21 +162,34 @@ pub(super) async fn watch_over(
     }
 }
 
-/// Returns when the connection has gone from the bus.
-async fn gone(connection: &Connection, name: &OwnedUniqueName) {
+/// Tells when the connection has gone from the bus, unless the session is over before.
+async fn watch(
+    connection: Connection,
+    name: OwnedUniqueName,
+    mut over: watch::Receiver<Option<i32>>,
+    gone: oneshot::Sender<()>,
+) {
     let watch = async {
-        let bus = zbus::fdo::DBusProxy::new(connection).await?;
-        let mut changes = bus
+        let bus = zbus::fdo::DBusProxy::new(&connection).await?;
+        let changes = bus
             .receive_name_owner_changed_with_args(&[(0, name.as_str())])
             .await?;
         // It may have gone before we looked.
-        if bus.name_has_owner(name.clone().into_inner().into()).await? {
-            changes.next().await;
-        }
-        Ok::<_, zbus::Error>(())
+        let there = bus.name_has_owner(name.inner().clone().into()).await?;
+        Ok::<_, zbus::Error>((changes, there))
     };
-    if let Err(error) = watch.await {
-        tracing::warn!(%error, "who started a session cannot be watched");
-        std::future::pending::<()>().await;
+    match watch.await {
+        Ok((mut changes, there)) => {
+            if there {
+                tokio::select! {
+                    // The end of what is told is no news of the name.
+                    Some(_) = changes.next() => {}
+                    _ = over.wait_for(Option::is_some) => return,
+                }
+            }
+            // Nobody listens: the program has ended.
+            let _ = gone.send(());
+        }
+        Err(error) => tracing::warn!(%error, "who started a session cannot be watched"),
     }
 }

@@ -44,6 +44,7 @@ fn a_container_is_a_second_home() {
     scenarios::what_is_written_in_the_home_is_the_users_on_both_sides(&rig, &alice, &ALICE, "box");
     scenarios::odd_calls_are_refused(&alice);
     scenarios::a_session_ends_with_who_started_it(&rig);
+    scenarios::programs_that_have_ended_cost_the_daemon_nothing(&rig, &alice);
     session_bus::without_a_desktop_there_is_the_containers_bus(&rig, &alice);
     let mut desktop = session_bus::desktop(&rig);
     session_bus::the_desktop_is_found_inside(&rig, &alice, &mut desktop);

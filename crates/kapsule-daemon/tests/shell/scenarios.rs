@@ -320,6 +320,58 @@ pub fn a_session_ends_with_who_started_it(rig: &Rig<'_>) {
     assert_eq!(crate::rig::read_all(out), "hup\n");
 }
 
+pub fn programs_that_have_ended_cost_the_daemon_nothing(rig: &Rig<'_>, alice: &Client<'_>) {
+    let descriptors = || {
+        std::fs::read_dir(format!("/proc/{}/fd", rig.daemon.id()))
+            .expect("it runs")
+            .count()
+    };
+    let root = rig.client(&User {
+        name: "root",
+        uid: 0,
+        groups: &[],
+    });
+    // How many rules the daemon has at the bus, to be told of callers that go.
+    let rules = || {
+        root.run("the bus's rules", async {
+            let answer = root
+                .connection
+                .call_method(
+                    Some("org.freedesktop.DBus"),
+                    "/org/freedesktop/DBus",
+                    Some("org.freedesktop.DBus.Debug.Stats"),
+                    "GetAllMatchRules",
+                    &(),
+                )
+                .await;
+            // A bus may be built without.
+            let rules: std::collections::HashMap<String, Vec<String>> =
+                answer.ok()?.body().deserialize().expect("as documented");
+            let all = rules.into_values().flatten();
+            Some(
+                all.filter(|rule| rule.contains("NameOwnerChanged") && rule.contains("arg0"))
+                    .count(),
+            )
+        })
+    };
+    if rules().is_none() {
+        testbed::skip::say_skipped(format_args!(
+            "what the daemon asks the bus for: this bus does not tell"
+        ));
+    }
+    alice.script("true");
+    let before = (descriptors(), rules());
+    for _ in 0..25 {
+        alice.script("true");
+    }
+    // The last one's may take a moment.
+    within("that nothing is kept of programs that have ended", async {
+        while descriptors() > before.0 || rules() > before.1 {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
 pub fn another_user_has_no_part_in_a_session(alice: &Client<'_>, bob: &Client<'_>) {
     let shell = alice.shell("box", &["sleep", "1000"], Options::new());
     let path = shell.session.path().to_owned();
