@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,8 @@ pub struct Daemon {
     freshened: Mutex<HashMap<String, Instant>>,
     /// Held by who removes something half-made.
     pub(crate) discarding: tokio::sync::Mutex<()>,
-    /// Something half-made may be there that nobody is at work on.
-    pub(crate) unswept: AtomicBool,
+    /// How many reasons there are to think that something half-made is there which nobody is at work on.
+    pub(crate) unswept: AtomicU64,
 }
 
 /// How often that is looked at, at most.
@@ -57,7 +57,7 @@ impl Daemon {
             shells,
             freshened: Mutex::default(),
             discarding: tokio::sync::Mutex::default(),
-            unswept: AtomicBool::new(true),
+            unswept: AtomicU64::new(1),
         })
     }
 

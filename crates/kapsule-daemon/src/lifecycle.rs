@@ -158,10 +158,7 @@ impl Daemon {
                 .message(Line::Information, format!("left out: {left_out}"))
                 .await;
         }
-        // Nothing is made from what the last one has left of this image.
-        if self.unswept.load(Ordering::Acquire) {
-            self.sweep().await;
-        }
+        self.clear_up().await;
         let token = token(progress);
         let mut instance = InstanceCreate::new(name.as_str(), found.source());
         instance.config = plan.config;
@@ -347,13 +344,22 @@ impl Daemon {
 
     /// Something half-made is left: who makes the next container sweeps first.
     pub(crate) fn is_unswept(&self) {
-        self.unswept.store(true, Ordering::Release);
+        self.unswept.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Removes what is half-made before something else is made: its image may be half-made as well.
+    async fn clear_up(&self) {
+        if self.unswept.load(Ordering::Acquire) > 0 {
+            self.sweep().await;
+        }
+        // Another may be at it just now.
+        drop(self.discarding.lock().await);
     }
 
     /// Removes what operations that do not run any more have left half-made, and directories of containers that are
     /// not there.
     pub async fn sweep(&self) {
-        self.unswept.store(false, Ordering::Release);
+        let reasons = self.unswept.load(Ordering::Acquire);
         self.sweep_loading().await;
         let containers = match self.incus.list().await {
             Ok(containers) => containers,
@@ -370,6 +376,10 @@ impl Daemon {
                 self.discard(&container.name, token).await;
             }
         }
+        // Unless there are new ones. Who comes meanwhile sweeps as well, and so waits for what is removed.
+        let _ = self
+            .unswept
+            .compare_exchange(reasons, 0, Ordering::AcqRel, Ordering::Acquire);
         let directory = self.config.data_directory.join("containers");
         let Ok(entries) = std::fs::read_dir(&directory) else {
             return;

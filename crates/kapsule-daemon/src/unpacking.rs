@@ -201,4 +201,30 @@ mod tests {
         }
         assert!(survivors("/storage-pools/none/images/none").is_empty());
     }
+    #[test]
+    fn an_unpacking_program_that_outlives_its_incus_is_waited_for() {
+        if !rustix::process::geteuid().is_root() {
+            testbed::skip::say_skipped(format_args!("only programs of root are looked at"));
+            return;
+        }
+        let suffix = format!("/storage-pools/test-{}/images/6ca5", std::process::id());
+        let mut unpacking = std::process::Command::new("sh")
+            .args(["-c", "read line", &format!("/var/lib/incus{suffix}/rootfs")])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("there is a shell");
+        // It is ourselves until it is the shell.
+        let deadline = testbed::Deadline::usual();
+        while survivors(&suffix).is_empty() {
+            assert!(!deadline.left().is_zero(), "it is not found");
+        }
+        let suffix_of = suffix.clone();
+        let waiting = std::thread::spawn(move || wait_for_survivors(&suffix_of));
+        assert!(!waiting.is_finished());
+        drop(unpacking.stdin.take());
+        let waited = waiting.join().expect("it does not panic");
+        assert!(waited.is_ok(), "{waited:?}");
+        assert!(survivors(&suffix).is_empty());
+        unpacking.wait().expect("it has ended");
+    }
 }

@@ -32,16 +32,22 @@ async fn what_breaks_is_said_and_leaves_nothing_half_made() {
 
 async fn incus_is_killed_in_mid_create(rig: &mut Rig<'_>, alice: &Person) {
     let path = begin(alice, "killed").await;
-    until("Incus is at work", || {
-        rig.instances().contains(&"killed".to_owned())
-    });
+    is_unpacked_for(rig, "killed");
     rig.incus.kill();
     let (status, text) = alice.end(&path).await.expect_err("it cannot succeed");
     assert_eq!(status, "failed");
     assert!(text.contains("killed") && text.contains("Incus"), "{text}");
-    rig.incus.start_again().expect("it starts again");
+    // It was unpacking the image, and takes the half for the whole: the daemon deletes that before it makes another, even
+    // for who has tried again and again.
+    tokio::task::block_in_place(|| {
+        let here = tokio::runtime::Handle::current();
+        std::thread::scope(|scope| {
+            scope.spawn(|| rig.incus.start_again().expect("it starts again"));
+            here.block_on(impatient(alice, "next"));
+        });
+    });
+    gone(rig, alice, "next").await;
     nothing_is_left(rig, "killed");
-    // It was unpacking the image, and takes the half for the whole: the daemon deletes that before it makes another.
     works(rig, alice, "killed").await;
 }
 
@@ -54,7 +60,7 @@ async fn both_are_killed_in_mid_create(rig: &mut Rig<'_>, alice: &Person) {
     }
     forget_unpacked(rig);
     begin(alice, "both").await;
-    until("Incus is unpacking", || unpacked(rig).is_some());
+    is_unpacked_for(rig, "both");
     rig.kapsuled.signal(Signal::KILL);
     rig.incus.kill();
     rig.incus.start_again().expect("it starts again");
@@ -67,12 +73,7 @@ async fn both_are_killed_in_mid_create(rig: &mut Rig<'_>, alice: &Person) {
 async fn the_daemon_is_killed_in_mid_create(rig: &mut Rig<'_>, alice: &Person) {
     forget_unpacked(rig);
     begin(alice, "orphan").await;
-    until("Incus is at work", || {
-        rig.instances().contains(&"orphan".to_owned())
-    });
-    if rig.incus.storage_driver() == "btrfs" {
-        until("Incus is unpacking", || unpacked(rig).is_some());
-    }
+    is_unpacked_for(rig, "orphan");
     let begun = unpacked(rig);
     rig.kill_and_start_daemon();
     // It is back when it has its name.
@@ -286,6 +287,35 @@ async fn an_operation_is_cancelled(rig: &Rig<'_>, alice: &Person) {
     assert_eq!(status, "cancelled");
     nothing_is_left(rig, "unwanted");
     works(rig, alice, "unwanted").await;
+}
+
+/// Makes a container, and tries again whenever it is told that Incus is not there.
+async fn impatient(person: &Person, name: &str) {
+    let deadline = Deadline::usual();
+    loop {
+        let Err((_, text)) = person
+            .done("CreateContainer", &(name, "trixie", plain()))
+            .await
+        else {
+            return;
+        };
+        assert!(text.contains("unix.socket"), "{text}");
+        assert!(
+            !deadline.left().is_zero(),
+            "Incus does not come back: {text}"
+        );
+    }
+}
+
+/// Waits until Incus is at work on a container, and has begun to unpack its image where there is such a thing.
+#[track_caller]
+fn is_unpacked_for(rig: &Rig<'_>, name: &str) {
+    until("Incus is at work", || {
+        rig.instances().contains(&name.to_owned())
+    });
+    if rig.incus.storage_driver() == "btrfs" {
+        until("Incus is unpacking", || unpacked(rig).is_some());
+    }
 }
 
 /// When Incus began to unpack the image into its storage, if it has.
