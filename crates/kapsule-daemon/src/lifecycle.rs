@@ -3,7 +3,7 @@
 //! A container that is being made carries a mark ([`UNFINISHED`]) with a word that only this operation knows. Whatever
 //! ends the making (an error, the person, Incus' death, this daemon's death), what carries a mark whose operation does
 //! not run is removed: at once, or when Incus is back, or when the daemon is ([`Daemon::sweep`]); and with it the image
-//! that Incus had unpacked to its half, if that is why ([`unpacking`](crate::unpacking)).
+//! that Incus had unpacked to its half, if that is why (`unpacking.rs`).
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! What a shell offers when Tab is pressed: names of containers, images, features and snapshots, as they are now.
 //!
-//! The shell's script ([`script`]) calls this program with the variable [`ASKED`] set, and prints what it answers. A
+//! The shell's script ([`script`]) calls this program with the variable `KAPSULE_COMPLETE` set, and prints what it answers. A
 //! person waits for that in the middle of a line: so there is a limit, and nothing is said where there is no daemon.
 
 use std::path::Path;
