@@ -19,6 +19,7 @@ use crate::manager::{Options, Row};
 use crate::names::ContainerName;
 use crate::operations::{Kind, Operations, Target};
 use crate::options::CreateOptions;
+use crate::permission::Permission;
 use crate::polkit::Polkit;
 use crate::shell::Shells;
 
@@ -356,10 +357,15 @@ impl Daemon {
     }
 
     /// A container that the caller may enter, and that runs: the default one is made if it is not there, one that is
-    /// stopped is started, and what is being done with it is waited for.
-    pub(crate) async fn ready(self: &Arc<Self>, caller: &Caller, name: &str) -> Result<Container> {
+    /// stopped is started, and what is being done with it is waited for. The permission may be still to come if the
+    /// container is the caller's own and runs.
+    async fn ready(
+        self: &Arc<Self>,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<(Container, Permission)> {
         let wanted = self.resolve(caller, name).await?;
-        let mut may = false;
+        let mut permission = None;
         // Each turn does one thing that is missing. It is another's doing if that is not enough.
         for _ in 0..8 {
             let found = self.incus.find_with_init(&wanted).await?;
@@ -383,15 +389,20 @@ impl Daemon {
                 }
                 None => return Err(no_such(&wanted)),
             };
-            if !may {
-                self.polkit
-                    .with_container(caller, &container, Verb::Enter)
-                    .await?;
-                may = true;
+            let runs = container.init_pid.is_some() && container.is_running();
+            let permission = match &mut permission {
+                Some(permission) => permission,
+                none => none.insert(self.ask_to_enter(caller, &container)),
+            };
+            // Another's container is none of the caller's business until polkit says so, and root inside a privileged
+            // one could look at what is prepared there.
+            let may_prepare = container.owner == Some(caller.uid) && !container.is_privileged();
+            if !(runs && may_prepare) {
+                permission.granted().await?;
             }
-            if container.init_pid.is_some() && container.is_running() {
-                self.freshen_aside(caller, &container);
-                return Ok(container);
+            if runs {
+                let permission = std::mem::replace(permission, Permission::given());
+                return Ok((container, permission));
             }
             if self.operations.is_busy(&target) {
                 self.operations.wait_until_free(&target).await;
@@ -403,6 +414,15 @@ impl Daemon {
         Err(Error::Busy(format!(
             "the container '{wanted}' is started and stopped again and again by somebody else"
         )))
+    }
+
+    fn ask_to_enter(&self, caller: &Caller, container: &Container) -> Permission {
+        let (polkit, caller, container) = (self.polkit.clone(), caller.clone(), container.clone());
+        Permission::asked(async move {
+            polkit
+                .with_container(&caller, &container, Verb::Enter)
+                .await
+        })
     }
 
     /// Looks, beside the rest, whether what a running container has of the host is still that.
@@ -440,7 +460,9 @@ impl Daemon {
         command: Vec<String>,
         cwd: &str,
     ) -> Result<Vec<String>> {
-        let container = self.ready(caller, name).await?;
+        let (container, mut permission) = self.ready(caller, name).await?;
+        permission.granted().await?;
+        self.freshen_aside(caller, &container);
         let mut argv = vec!["kapsule".to_owned(), "enter".to_owned()];
         if !cwd.is_empty() {
             argv.push("--cwd".to_owned());
@@ -481,10 +503,13 @@ impl Daemon {
         argv: Vec<String>,
         options: Options,
     ) -> Result<(OwnedFd, OwnedObjectPath)> {
-        let container = self.ready(caller, name).await?;
-        self.shells
-            .open_shell(caller, &container, argv, options)
-            .await
+        let (container, permission) = self.ready(caller, name).await?;
+        let opened = self
+            .shells
+            .open_shell(caller, &container, permission, argv, options)
+            .await?;
+        self.freshen_aside(caller, &container);
+        Ok(opened)
     }
 
     /// A command with the caller's own descriptors.
@@ -499,10 +524,14 @@ impl Daemon {
         options: Options,
         [stdin, stdout, stderr]: [OwnedFd; 3],
     ) -> Result<OwnedObjectPath> {
-        let container = self.ready(caller, name).await?;
-        self.shells
-            .run_command(caller, &container, argv, options, stdin, stdout, stderr)
-            .await
+        let (container, permission) = self.ready(caller, name).await?;
+        let stdio = [stdin, stdout, stderr];
+        let session = self
+            .shells
+            .run_command(caller, &container, permission, argv, options, stdio)
+            .await?;
+        self.freshen_aside(caller, &container);
+        Ok(session)
     }
 }
 

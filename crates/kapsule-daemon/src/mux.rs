@@ -182,6 +182,17 @@ impl Muxes {
         }
     }
 
+    /// Whether [`Muxes::ensure`] would start nothing.
+    pub(crate) fn has_begun(&self, caller: &Caller, container: &Container, init: &Init) -> bool {
+        if !container.has_feature(FEATURE) || init.uid_outside(caller.uid) != Some(caller.uid) {
+            return true;
+        }
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running
+            .get(&(container.name.to_string(), caller.uid))
+            .is_some_and(|mux| *mux.state.borrow() != State::Ended)
+    }
+
     fn plan(&self, caller: &Caller, container: &Container, host_bus: HostBus) -> Plan {
         let directory = container.run_directory(&self.config.data_directory);
         Plan {

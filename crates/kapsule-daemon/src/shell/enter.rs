@@ -13,6 +13,8 @@
 //!   environment, working directory, root, signal handlers, signal mask, umask, priority and keyrings nothing.
 //! - While a copy of the daemon's memory exists where the container can see it, it cannot be read from there: the process
 //!   is not dumpable, and its memory belongs to the host's user namespace until the program takes its place.
+//! - A program that is not permitted yet waits as a child that has nothing of the daemon's open, and is executed only
+//!   when the byte [`GO`] has come.
 //! - The program has no more than the container's init could have: its bounding set, its `no_new_privs`, its seccomp filters,
 //!   its label of the security module. A failure of one of these is a failure of the whole, never passed over.
 
@@ -34,6 +36,9 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 pub(super) const CLONE_NEWTIME: libc::c_int = 0x80;
 /// `keyctl(2)`: a new session keyring without a name.
 const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+/// Where a child has its way back, and the pipe on which it waits, behind 0, 1 and 2.
+const REPORT: RawFd = 3;
+const HOLD: RawFd = 4;
 /// `capset(2)`: capabilities of 64 bits.
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 /// `ptrace(2)`: a seccomp filter of a stopped process.
@@ -41,6 +46,9 @@ const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
 
 /// One instruction of a seccomp filter, as `bpf(4)` has it.
 pub(super) type Instruction = libc::sock_filter;
+
+/// What is written to [`Order::hold`] when the program may begin.
+pub(super) const GO: u8 = b'g';
 
 /// Everything that the children need, made before the fork.
 pub(super) struct Order<'a> {
@@ -56,6 +64,8 @@ pub(super) struct Order<'a> {
     pub stdio: [BorrowedFd<'a>; 3],
     /// Whether 0 is a terminal that it is to have as its own.
     pub terminal: bool,
+    /// A pipe to read [`GO`] from before the program is executed; if it is closed instead, it is not.
+    pub hold: Option<BorrowedFd<'a>>,
     /// The capabilities that may remain in the bounding set.
     pub bounding: u64,
     /// Whether init has `no_new_privs`.
@@ -113,10 +123,11 @@ pub(super) enum Step {
     Identity,
     Capabilities,
     Privileges,
+    Permission,
 }
 
 impl Step {
-    const ALL: [Step; 14] = [
+    const ALL: [Step; 15] = [
         Step::Started,
         Step::Namespaces,
         Step::Fork,
@@ -131,6 +142,7 @@ impl Step {
         Step::Identity,
         Step::Capabilities,
         Step::Privileges,
+        Step::Permission,
     ];
 
     /// For a person.
@@ -150,6 +162,7 @@ impl Step {
             Step::Identity => "becoming the user",
             Step::Capabilities => "giving up capabilities",
             Step::Privileges => "setting no_new_privs",
+            Step::Permission => "being permitted to",
         }
     }
 }
@@ -396,7 +409,8 @@ impl Child<'_> {
             {
                 libc::chdir(c"/".as_ptr());
             }
-            self.place_stdio();
+            self.place_descriptors();
+            self.wait_for_permission();
             self.execute()
         }
     }
@@ -482,40 +496,64 @@ impl Child<'_> {
         }
     }
 
-    /// Puts the three descriptors in their places, and has all others closed when the program begins.
+    /// Puts the three descriptors in their places, and closes all others but the way back and the pipe on which to wait,
+    /// which are behind them: a copy of another's end of such a pipe must not stay here while we wait.
     ///
     /// # Safety
     /// In a child only.
-    unsafe fn place_stdio(&self) {
+    unsafe fn place_descriptors(&self) {
         // SAFETY: descriptors of this process, none of which anybody else uses.
         unsafe {
-            let mut high = [-1; 3];
-            for (place, fd) in high.iter_mut().zip(&self.order.stdio) {
-                *place = libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
-                if *place < 0 {
+            // Out of the way first: each may be in the place of another.
+            let high = |fd: RawFd| {
+                let high = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 10);
+                if high < 0 {
                     self.fail(Step::Stdio);
                 }
-            }
-            // The way back may be in the place of one of the three.
-            let report = libc::fcntl(self.report, libc::F_DUPFD_CLOEXEC, 10);
-            if report < 0 {
-                self.fail(Step::Stdio);
-            }
-            for (target, fd) in high.iter().enumerate() {
-                if libc::dup2(*fd, target as RawFd) < 0 {
-                    self.say_to(report, Step::Stdio, errno());
-                    libc::_exit(1);
-                }
-            }
-            // Marks them instead of closing: the way back must stay until the program runs.
-            if libc::syscall(
-                libc::SYS_close_range,
-                3u32,
-                u32::MAX,
-                libc::CLOSE_RANGE_CLOEXEC,
-            ) != 0
-            {
+                high
+            };
+            let [stdin, stdout, stderr] = self.order.stdio.map(|fd| high(fd.as_raw_fd()));
+            let report = high(self.report);
+            let hold = self.order.hold.map(|fd| high(fd.as_raw_fd()));
+            let moved = libc::dup2(stdin, 0) >= 0
+                && libc::dup2(stdout, 1) >= 0
+                && libc::dup2(stderr, 2) >= 0
+                && libc::dup3(report, REPORT, libc::O_CLOEXEC) >= 0
+                && hold.is_none_or(|hold| libc::dup3(hold, HOLD, libc::O_CLOEXEC) >= 0);
+            if !moved {
                 self.say_to(report, Step::Stdio, errno());
+                libc::_exit(1);
+            }
+            let rest = match hold {
+                Some(_) => HOLD + 1,
+                None => REPORT + 1,
+            };
+            if libc::syscall(libc::SYS_close_range, rest.unsigned_abs(), u32::MAX, 0u32) != 0 {
+                self.say_to(REPORT, Step::Stdio, errno());
+                libc::_exit(1);
+            }
+        }
+    }
+
+    /// Waits until the program may begin.
+    ///
+    /// # Safety
+    /// In a child only, after `place_descriptors`.
+    unsafe fn wait_for_permission(&self) {
+        if self.order.hold.is_none() {
+            return;
+        }
+        let mut answer = 0u8;
+        // SAFETY: one byte is read into a local; the process ends without running anything of the daemon's.
+        unsafe {
+            let count = loop {
+                let count = libc::read(HOLD, (&raw mut answer).cast(), 1);
+                if count >= 0 || errno() != libc::EINTR {
+                    break count;
+                }
+            };
+            if count != 1 || answer != GO {
+                self.say_to(REPORT, Step::Permission, libc::EPERM);
                 libc::_exit(1);
             }
         }

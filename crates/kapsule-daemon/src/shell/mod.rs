@@ -25,6 +25,7 @@ mod terminal;
 mod user;
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,6 +46,7 @@ use crate::config::Config;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::mux::{HostBus, Muxes};
+use crate::permission::Permission;
 use environment::Environment;
 use program::{Program, check_descriptor};
 use session::{Session, State};
@@ -91,14 +93,15 @@ impl Shells {
     ///
     /// # Errors
     /// [`Error::NotRunning`], [`Error::InvalidArgument`], or [`Error::Failed`] with the step that failed.
-    pub async fn open_shell(
+    pub(crate) async fn open_shell(
         self: &Arc<Self>,
         caller: &Caller,
         container: &Container,
+        permission: Permission,
         argv: Vec<String>,
         options: HashMap<String, OwnedVariant>,
     ) -> Result<(OwnedFd, OwnedObjectPath)> {
-        self.start(caller, container, argv, options, None)
+        self.start(caller, container, permission, argv, options, None)
             .await
             .and_then(|(master, path)| {
                 let master =
@@ -112,18 +115,16 @@ impl Shells {
     ///
     /// # Errors
     /// As for [`Shells::open_shell`]; [`Error::InvalidArgument`] if a descriptor is a terminal or a directory.
-    #[allow(clippy::too_many_arguments)]
-    pub async fn run_command(
+    pub(crate) async fn run_command(
         self: &Arc<Self>,
         caller: &Caller,
         container: &Container,
+        permission: Permission,
         argv: Vec<String>,
         options: HashMap<String, OwnedVariant>,
-        stdin: OwnedFd,
-        stdout: OwnedFd,
-        stderr: OwnedFd,
+        stdio: [OwnedFd; 3],
     ) -> Result<OwnedObjectPath> {
-        for (fd, name) in [(&stdin, "stdin"), (&stdout, "stdout"), (&stderr, "stderr")] {
+        for (fd, name) in stdio.iter().zip(["stdin", "stdout", "stderr"]) {
             check_descriptor(fd, name)?;
         }
         if argv.is_empty() {
@@ -131,14 +132,16 @@ impl Shells {
                 "there is no command to run; OpenShell gives a shell".to_owned(),
             ));
         }
-        let stdio = Some([stdin, stdout, stderr]);
-        Ok(self.start(caller, container, argv, options, stdio).await?.1)
+        let stdio = Some(stdio);
+        let started = self.start(caller, container, permission, argv, options, stdio);
+        Ok(started.await?.1)
     }
 
     async fn start(
         self: &Arc<Self>,
         caller: &Caller,
         container: &Container,
+        mut permission: Permission,
         argv: Vec<String>,
         options: HashMap<String, OwnedVariant>,
         stdio: Option<[OwnedFd; 3]>,
@@ -153,6 +156,11 @@ impl Shells {
         }
         let place = Place::take(self, caller.uid)?;
         let init = self.init(container).await?;
+        // Who was here before finds everything made, and what follows has no effect until the program runs; else it has
+        // to be permitted first.
+        if !self.has_everything(caller, container, &init)? {
+            permission.granted().await?;
+        }
         if Inmate::of(&init.root()?, caller.uid).is_none() {
             self.set_up_user(caller, container).await?;
         }
@@ -182,14 +190,22 @@ impl Shells {
         })?;
         let user = inmate.name.clone();
         let name = container.name.to_string();
-        let starting = Arc::clone(&init);
+        let entered = Arc::clone(&init);
         let size = options.size;
         let login = options.login;
-        let (running, master, terminal) = tokio::task::spawn_blocking(move || {
+        let (hold, release) = match permission.is_given() {
+            true => (None, None),
+            false => {
+                let (hold, release) =
+                    std::io::pipe().map_err(Error::failed("starting a program"))?;
+                (Some(hold.into()), Some(release))
+            }
+        };
+        let starting = tokio::task::spawn_blocking(move || {
             let (stdio, terminal) = match stdio {
                 Some(stdio) => (stdio, None),
                 None => {
-                    let terminal = Terminal::open(&starting, outside, size)?;
+                    let terminal = Terminal::open(&entered, outside, size)?;
                     let again = || {
                         terminal
                             .slave
@@ -208,14 +224,22 @@ impl Shells {
                 directories,
                 stdio,
                 terminal: terminal.is_some(),
+                hold,
                 container: name,
             };
-            let running = program.start(&starting)?;
+            let running = program.start(&entered)?;
             let (master, place) = terminal.unzip();
             Ok::<_, Error>((running, master, place))
-        })
-        .await
-        .map_err(Error::failed("starting a program"))??;
+        });
+        let permitted = permission.granted().await;
+        if let (Ok(()), Some(mut release)) = (&permitted, release) {
+            // If nobody waits for it any more, the start has failed and says why.
+            let _ = release.write_all(&[enter::GO]);
+        }
+        let started = starting.await;
+        permitted?;
+        let (running, master, terminal) =
+            started.map_err(Error::failed("starting a program"))??;
         let state = Arc::new(State {
             container: container.name.to_string(),
             user,
@@ -227,6 +251,20 @@ impl Shells {
         });
         let path = self.publish(caller, state, place).await?;
         Ok((master, path))
+    }
+
+    /// Whether nothing has to be made before a program of the caller's can start: his account, his service manager, his
+    /// way to the session bus.
+    fn has_everything(
+        &self,
+        caller: &Caller,
+        container: &Container,
+        init: &Arc<Init>,
+    ) -> Result<bool> {
+        let root = init.root()?;
+        Ok(Inmate::of(&root, caller.uid).is_some()
+            && (caller.uid == 0 || user::has_manager(init, &root, caller.uid))
+            && self.muxes.has_begun(caller, container, init))
     }
 
     /// Puts a session on the bus, and takes it away some time after its end.

@@ -42,6 +42,8 @@ pub(super) struct Program {
     pub stdio: [OwnedFd; 3],
     /// Whether these are a terminal that it leads.
     pub terminal: bool,
+    /// A pipe from which it gets [`enter::GO`] when it is permitted; none: it is already.
+    pub hold: Option<OwnedFd>,
     /// The container's name, for messages.
     pub container: String,
 }
@@ -79,6 +81,7 @@ impl Program {
             proc: proc.as_fd(),
             stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
             terminal: self.terminal,
+            hold: self.hold.as_ref().map(AsFd::as_fd),
             bounding: init.bounding(),
             no_new_privileges: init.no_new_privileges(),
             label: init.label(),
@@ -109,6 +112,9 @@ impl Program {
                 Some(libc::EINVAL) if step == Step::Identity => Error::Failed(format!(
                     "{text}; uid {} or gid {} is not mapped into the container",
                     self.inmate.uid, self.inmate.gid
+                )),
+                _ if step == Step::Permission => Error::NotAuthorized(format!(
+                    "{doing}: it was not permitted, or the service has ended"
                 )),
                 _ => Error::Failed(text),
             }
@@ -288,6 +294,7 @@ pub(super) async fn run_as_root(
             directories: Vec::new(),
             stdio: [null, writer.into(), second.into()],
             terminal: false,
+            hold: None,
             container,
         };
         program.start(&program_init)

@@ -98,10 +98,11 @@ impl Shells {
         uid: u32,
     ) {
         let Ok(root) = init.root() else { return };
-        let directory = format!("/run/user/{uid}");
-        if root.has(format!("{directory}/bus").as_ref()) || !init.first_time(uid) {
+        if has_manager(init, &root, uid) {
             return;
         }
+        init.set_prepared(uid);
+        let directory = format!("/run/user/{uid}");
         let name = container.name.as_str();
         let result = if is_systemd(&root) {
             let began = Instant::now();
@@ -168,6 +169,11 @@ fn is_account_name(name: &str) -> bool {
         && !name.contains([':', ',', '/', '\\', '"', '\'', '!', '=', '(', ')', '*'])
         && !name.contains(char::is_whitespace)
         && !name.contains(char::is_control)
+}
+
+/// Whether the user has a service manager inside, or was to get one once: then there is none to be had.
+pub(super) fn has_manager(init: &Init, root: &Root, uid: u32) -> bool {
+    init.is_prepared(uid) || root.has(format!("/run/user/{uid}/bus").as_ref())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use super::*;
@@ -127,6 +128,7 @@ fn program(init: &Init, argv: &[&str], uid: u32, stdio: [OwnedFd; 3]) -> Program
         environment,
         stdio,
         terminal: false,
+        hold: None,
         container: "test".to_owned(),
     }
 }
@@ -233,6 +235,84 @@ async fn a_program_has_what_the_container_has_and_nothing_of_the_daemons() {
         let link = std::fs::read_link(format!("/proc/{pid}/ns/{name}")).expect("it runs");
         assert!(has(&link.to_string_lossy()), "{link:?}: {text}");
     }
+}
+
+/// Starts `touch FILE` inside, held by a pipe. Gives the pipe's other end and the start when the child waits.
+fn held(
+    init: &Arc<Init>,
+    file: &str,
+) -> (
+    std::io::PipeWriter,
+    std::thread::JoinHandle<Result<Running>>,
+) {
+    let (hold, release) = std::io::pipe().expect("a pipe");
+    let pipe = std::fs::read_link(format!("/proc/self/fd/{}", hold.as_raw_fd())).expect("it is");
+    let null = || -> OwnedFd {
+        File::options()
+            .write(true)
+            .open("/dev/null")
+            .expect("it is there")
+            .into()
+    };
+    let mut program = program(init, &["touch", file], 1000, [null(), null(), null()]);
+    program.hold = Some(hold.into());
+    let init = Arc::clone(init);
+    let start = std::thread::spawn(move || program.start(&init));
+    let deadline = testbed::Deadline::usual();
+    let fds = |pid: &str| -> Vec<PathBuf> {
+        let names = std::fs::read_dir(format!("/proc/{pid}/fd"));
+        let entries = names.into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
+    };
+    loop {
+        let children: String = std::fs::read_dir("/proc/self/task")
+            .expect("the host has a /proc")
+            .flatten()
+            .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+            .collect();
+        let waiting = children.split_whitespace().any(|pid| {
+            // 0, 1, 2, the way back, and what it waits for: nothing else that we have open.
+            std::fs::read_link(format!("/proc/{pid}/fd/4")).is_ok_and(|it| it == pipe)
+                && fds(pid).len() == 5
+        });
+        if waiting {
+            return (release, start);
+        }
+        assert!(!deadline.left().is_zero(), "no child waits: {children}");
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_permitted_yet_begins_when_it_is() {
+    let made = namespaces!();
+    let (mut release, start) = held(&made.init, "/home/ann/permitted");
+    assert!(!start.is_finished());
+    let there = ["test", "-e", "/home/ann/permitted"];
+    assert_eq!(said(&made.init, &there, 1000).await.0, 1, "it has begun");
+    release.write_all(&[enter::GO]).expect("it waits");
+    let running = start.join().expect("no panic").expect("it starts");
+    assert_eq!(running.wait().await.expect("it ends"), 0);
+    assert_eq!(said(&made.init, &there, 1000).await.0, 0);
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_permitted_never_begins() {
+    let made = namespaces!();
+    for answer in [None, Some(b"n")] {
+        let (mut release, start) = held(&made.init, "/home/ann/refused");
+        if let Some(answer) = answer {
+            release.write_all(answer).expect("it waits");
+        }
+        drop(release);
+        let refused = start.join().expect("no panic");
+        assert!(
+            matches!(&refused, Err(Error::NotAuthorized(_))),
+            "{refused:?}"
+        );
+    }
+    let there = ["test", "-e", "/home/ann/refused"];
+    assert_eq!(said(&made.init, &there, 1000).await.0, 1, "it has run");
 }
 
 #[tokio::test]
