@@ -36,6 +36,8 @@ pub struct Daemon {
     pub(crate) discarding: tokio::sync::Mutex<()>,
     /// How many reasons there are to think that something half-made is there which nobody is at work on.
     pub(crate) unswept: AtomicU64,
+    /// Something half-made could not be removed, because Incus is at work on it.
+    pub(crate) sweep_again: tokio::sync::Notify,
 }
 
 /// How often that is looked at, at most.
@@ -59,6 +61,7 @@ impl Daemon {
             freshened: Mutex::default(),
             discarding: tokio::sync::Mutex::default(),
             unswept: AtomicU64::new(1),
+            sweep_again: tokio::sync::Notify::new(),
         })
     }
 

@@ -318,7 +318,7 @@ impl Daemon {
                         Ok(()) => {}
                         Err(problem) if problem.is_not_found() => {}
                         Err(problem) => {
-                            tracing::warn!(container = %name, error = %problem, "half-made, and not removed yet");
+                            tracing::debug!(container = %name, error = %problem, "half-made, and not removed yet");
                             tokio::time::sleep(Duration::from_millis(200)).await;
                             continue;
                         }
@@ -339,7 +339,9 @@ impl Daemon {
             self.changed().await;
             return;
         }
+        tracing::warn!(container = %name, "half-made, and not removed yet: Incus is at work on it");
         self.is_unswept();
+        self.sweep_again.notify_one();
     }
 
     /// Something half-made is left: who makes the next container sweeps first.

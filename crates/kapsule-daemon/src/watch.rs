@@ -2,6 +2,7 @@
 //! Incus is back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use incus_client::{EventBody, Lifecycle, Seen};
 use zbus::object_server::SignalEmitter;
@@ -9,9 +10,26 @@ use zbus::object_server::SignalEmitter;
 use crate::daemon::Daemon;
 use crate::manager::{Manager, PATH};
 
+/// Between two attempts to remove what Incus is at work on.
+const PAUSE: Duration = Duration::from_secs(1);
+
 impl Daemon {
     /// Watches Incus for as long as the daemon runs.
     pub async fn watch(self: Arc<Self>) {
+        tokio::join!(self.listen(), self.sweep_again());
+    }
+
+    /// Sweeps again a while after Incus was still at work on what is half-made: unpacking a large image goes on when nobody
+    /// waits for it any more, and Incus tells no end of it.
+    async fn sweep_again(&self) {
+        loop {
+            self.sweep_again.notified().await;
+            tokio::time::sleep(PAUSE).await;
+            self.sweep().await;
+        }
+    }
+
+    async fn listen(&self) {
         let mut watch = self.incus.client().watch(&["lifecycle"]);
         loop {
             match watch.next().await {
