@@ -28,6 +28,8 @@ const RULES: &str = "polkit.addRule(function(action, subject) {
 
 /// What the shell inside says when it is ready.
 const PROMPT: &str = "ready-to-type> ";
+/// How many of one kind are measured in a row.
+const IN_A_ROW: usize = 5;
 /// How many containers are listed.
 const LISTED: usize = 50;
 
@@ -299,24 +301,30 @@ fn measure(rounds: usize, incus_dir: &str) {
         "bash",
         "-l",
     ];
-    let warm = 5;
-    for round in 0..rounds + warm {
-        let ours = to_the_prompt(kapsule(&["enter", "box"]));
-        let theirs = to_the_prompt(incus(&shell));
-        let login = to_the_prompt(incus(&["exec", "box", "--", "su", "-l", "alice"]));
-        if round >= warm {
-            println!("kapsule enter, to the prompt: {ours}");
-            println!("incus exec, to the prompt: {theirs}");
-            println!("incus exec su -l, to the prompt: {login}");
+    // What is measured is how long it takes who has entered a moment ago: a few in a row, of which the first is not
+    // counted, and then those of the other, so that a machine that drifts hurts both alike.
+    let in_a_row = |name: &str, one: &dyn Fn() -> f64| {
+        one();
+        for _ in 0..IN_A_ROW {
+            println!("{name}: {}", one());
         }
-    }
-    for round in 0..rounds + warm {
-        let ours = to_the_end(kapsule(&["run", "box", "--", "true"]));
-        let theirs = to_the_end(incus(&["exec", "box", "--user", "1000", "--", "true"]));
-        if round >= warm {
-            println!("kapsule run true: {ours}");
-            println!("incus exec true: {theirs}");
-        }
+    };
+    for _ in 0..rounds.div_ceil(IN_A_ROW) {
+        in_a_row("kapsule enter, to the prompt", &|| {
+            to_the_prompt(kapsule(&["enter", "box"]))
+        });
+        in_a_row("incus exec, to the prompt", &|| {
+            to_the_prompt(incus(&shell))
+        });
+        in_a_row("incus exec su -l, to the prompt", &|| {
+            to_the_prompt(incus(&["exec", "box", "--", "su", "-l", "alice"]))
+        });
+        in_a_row("kapsule run true", &|| {
+            to_the_end(kapsule(&["run", "box", "--", "true"]))
+        });
+        in_a_row("incus exec true", &|| {
+            to_the_end(incus(&["exec", "box", "--user", "1000", "--", "true"]))
+        });
     }
     for round in 0..rounds.div_ceil(10) + 1 {
         let name = format!("new-{round}");
