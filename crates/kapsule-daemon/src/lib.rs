@@ -24,7 +24,7 @@ mod mux;
 pub mod names;
 pub mod operations;
 pub mod options;
-mod permission;
+pub mod permission;
 pub mod plan;
 pub mod polkit;
 pub mod profile;

@@ -9,21 +9,21 @@ use crate::error::{Error, Result};
 
 /// Polkit's answer, or the way to it.
 #[derive(Debug)]
-pub(crate) struct Permission(Option<JoinHandle<Result<()>>>);
+pub struct Permission(Option<JoinHandle<Result<()>>>);
 
 impl Permission {
     /// It has been given.
-    pub(crate) fn given() -> Self {
+    pub fn given() -> Self {
         Self(None)
     }
 
     /// It is being asked for.
-    pub(crate) fn asked(answer: impl Future<Output = Result<()>> + Send + 'static) -> Self {
+    pub fn asked(answer: impl Future<Output = Result<()>> + Send + 'static) -> Self {
         Self(Some(tokio::spawn(answer)))
     }
 
     /// Whether it is known to have been given, without waiting.
-    pub(crate) fn is_given(&self) -> bool {
+    pub fn is_given(&self) -> bool {
         self.0.is_none()
     }
 
@@ -31,7 +31,7 @@ impl Permission {
     ///
     /// # Errors
     /// [`Error::NotAuthorized`]
-    pub(crate) async fn granted(&mut self) -> Result<()> {
+    pub async fn granted(&mut self) -> Result<()> {
         let Some(asked) = &mut self.0 else {
             return Ok(());
         };

@@ -89,11 +89,14 @@ impl Shells {
     /// Starts a program on a terminal of the container's: the login shell, if `argv` is empty. Gives the terminal's other
     /// end, and the session's object.
     ///
+    /// Nothing that has an effect is done before `permission` is given.
+    ///
     /// Options: `cwd` s, `user` s, `term` s, `columns` q, `rows` q, `environment` a{ss}, `login` b.
     ///
     /// # Errors
-    /// [`Error::NotRunning`], [`Error::InvalidArgument`], or [`Error::Failed`] with the step that failed.
-    pub(crate) async fn open_shell(
+    /// [`Error::NotAuthorized`], [`Error::NotRunning`], [`Error::InvalidArgument`], or [`Error::Failed`] with the step that
+    /// failed.
+    pub async fn open_shell(
         self: &Arc<Self>,
         caller: &Caller,
         container: &Container,
@@ -115,7 +118,7 @@ impl Shells {
     ///
     /// # Errors
     /// As for [`Shells::open_shell`]; [`Error::InvalidArgument`] if a descriptor is a terminal or a directory.
-    pub(crate) async fn run_command(
+    pub async fn run_command(
         self: &Arc<Self>,
         caller: &Caller,
         container: &Container,
