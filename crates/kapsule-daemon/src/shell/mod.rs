@@ -54,6 +54,8 @@ use terminal::Terminal;
 
 /// As many sessions as one user may have at a time.
 const SESSIONS_PER_USER: usize = 512;
+/// As many programs are prepared before they are permitted; others are permitted first.
+const HELD: usize = 8;
 /// As many arguments as a command may have, and bytes in all of them: less than the kernel takes.
 const ARGUMENTS: (usize, usize) = (32_768, 1 << 20);
 
@@ -70,6 +72,8 @@ pub struct Shells {
     muxes: Muxes,
     /// One user is set up at a time.
     setting_up: tokio::sync::Mutex<()>,
+    /// Places for programs that wait for their permission: each holds a thread, and a password can take minutes.
+    held: tokio::sync::Semaphore,
 }
 
 impl Shells {
@@ -83,6 +87,7 @@ impl Shells {
             inits: Mutex::default(),
             counts: Mutex::default(),
             setting_up: tokio::sync::Mutex::default(),
+            held: tokio::sync::Semaphore::new(HELD),
         })
     }
 
@@ -161,7 +166,11 @@ impl Shells {
         let init = self.init(container).await?;
         // Who was here before finds everything made, and what follows has no effect until the program runs; else it has
         // to be permitted first.
-        if !self.has_everything(caller, container, &init)? {
+        let held = match self.has_everything(caller, container, &init)? {
+            true => self.held.try_acquire().ok(),
+            false => None,
+        };
+        if held.is_none() {
             permission.granted().await?;
         }
         if Inmate::of(&init.root()?, caller.uid).is_none() {
@@ -235,6 +244,7 @@ impl Shells {
             Ok::<_, Error>((running, master, place))
         });
         let permitted = permission.granted().await;
+        drop(held);
         if let (Ok(()), Some(mut release)) = (&permitted, release) {
             // If nobody waits for it any more, the start has failed and says why.
             let _ = release.write_all(&[enter::GO]);
