@@ -201,6 +201,7 @@ mod tests {
         }
         assert!(survivors("/storage-pools/none/images/none").is_empty());
     }
+
     #[test]
     fn an_unpacking_program_that_outlives_its_incus_is_waited_for() {
         if !rustix::process::geteuid().is_root() {
