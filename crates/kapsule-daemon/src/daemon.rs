@@ -525,10 +525,9 @@ impl Daemon {
         name: &str,
         argv: Vec<String>,
         options: Options,
-        [stdin, stdout, stderr]: [OwnedFd; 3],
+        stdio: [OwnedFd; 3],
     ) -> Result<OwnedObjectPath> {
         let (container, permission) = self.ready(caller, name).await?;
-        let stdio = [stdin, stdout, stderr];
         let session = self
             .shells
             .run_command(caller, &container, permission, argv, options, stdio)

@@ -201,16 +201,16 @@ impl Init {
         self.gids.outside(gid)
     }
 
-    /// Whether [`Init::set_prepared`] was said of this user.
+    /// Whether [`Init::first_time`] was asked for this user.
     pub(super) fn is_prepared(&self, uid: u32) -> bool {
         let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         prepared.contains(&uid)
     }
 
-    /// All that can be done for this user has been tried.
-    pub(super) fn set_prepared(&self, uid: u32) {
+    /// Whether this is asked for the first time for this user.
+    pub(super) fn first_time(&self, uid: u32) -> bool {
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        prepared.insert(uid);
+        prepared.insert(uid)
     }
 
     pub(super) fn namespaces(&self) -> i32 {

@@ -166,20 +166,26 @@ impl Shells {
         let init = self.init(container).await?;
         // Who was here before finds everything made, and what follows has no effect until the program runs; else it has
         // to be permitted first.
-        let held = match self.has_everything(caller, container, &init)? {
+        let mut root = init.root()?;
+        let mut account = Inmate::of(&root, caller.uid);
+        let has_everything = account.is_some()
+            && (caller.uid == 0 || user::has_manager(&init, &root, caller.uid))
+            && self.muxes.has_begun(caller, container, &init);
+        let held = match has_everything {
             true => self.held.try_acquire().ok(),
             false => None,
         };
         if held.is_none() {
             permission.granted().await?;
         }
-        if Inmate::of(&init.root()?, caller.uid).is_none() {
+        if account.is_none() {
             self.set_up_user(caller, container).await?;
+            root = init.root()?;
+            account = Inmate::of(&root, caller.uid);
         }
-        let root = init.root()?;
         let inmate = match options.as_root {
             true => Inmate::root(&root),
-            false => Inmate::of(&root, caller.uid).ok_or_else(|| no_account(caller, container))?,
+            false => account.ok_or_else(|| no_account(caller, container))?,
         };
         if caller.uid != 0 {
             self.start_user_manager(&init, container, caller.uid).await;
@@ -264,20 +270,6 @@ impl Shells {
         });
         let path = self.publish(caller, state, place).await?;
         Ok((master, path))
-    }
-
-    /// Whether nothing has to be made before a program of the caller's can start: his account, his service manager, his
-    /// way to the session bus.
-    fn has_everything(
-        &self,
-        caller: &Caller,
-        container: &Container,
-        init: &Arc<Init>,
-    ) -> Result<bool> {
-        let root = init.root()?;
-        Ok(Inmate::of(&root, caller.uid).is_some()
-            && (caller.uid == 0 || user::has_manager(init, &root, caller.uid))
-            && self.muxes.has_begun(caller, container, init))
     }
 
     /// Puts a session on the bus, and takes it away some time after its end.

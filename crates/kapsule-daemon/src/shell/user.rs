@@ -98,10 +98,10 @@ impl Shells {
         uid: u32,
     ) {
         let Ok(root) = init.root() else { return };
-        if has_manager(init, &root, uid) {
+        // Of several shells at once one starts it.
+        if has_manager(init, &root, uid) || !init.first_time(uid) {
             return;
         }
-        init.set_prepared(uid);
         let directory = format!("/run/user/{uid}");
         let name = container.name.as_str();
         let result = if is_systemd(&root) {
