@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use incus_client::{Client, Instance, Operation, OperationState};
+use incus_client::{Client, Instance, InstanceUpdate, Operation, OperationState};
 use tokio::sync::mpsc;
 
 use crate::container::{Container, IMAGE};
@@ -140,6 +140,23 @@ impl Incus {
         if let Some(seen) = self.seen().as_mut() {
             seen.retain(|known, _| known.as_str() != name);
         }
+    }
+
+    /// Gives a container another configuration and other devices, and waits until it has them; only if it is still what
+    /// the tag was given for, if there is one.
+    ///
+    /// # Errors
+    /// Incus' own.
+    pub async fn update(
+        &self,
+        name: &str,
+        update: &InstanceUpdate,
+        etag: Option<&str>,
+    ) -> Result<()> {
+        let operation = self.client.update_instance(name, update, etag).await;
+        let operation = operation.map_err(error)?;
+        operation.wait().await.map_err(error)?;
+        Ok(())
     }
 
     /// Waits for what Incus does, and tells the person how far it is. If he cancels, Incus is asked to stop, and its end

@@ -552,12 +552,9 @@ impl Daemon {
         progress
             .message(Line::Detail, "what it has of this machine is another now")
             .await;
-        let operation = client
-            .update_instance(name, &update, tagged.etag.as_deref())
+        self.incus
+            .update(name, &update, tagged.etag.as_deref())
             .await
-            .map_err(error)?;
-        operation.wait().await.map_err(error)?;
-        Ok(())
     }
 
     /// Binds anew what of the host has gone and come again under a container that runs: after a new login the display's
@@ -593,11 +590,9 @@ impl Daemon {
             .retain(|device, _| !stale.contains_key(device));
         // Its properties are the same; so Incus has to see it go first.
         if update.devices != tagged.value.devices {
-            let operation = client
-                .update_instance(name, &update, tagged.etag.as_deref())
-                .await
-                .map_err(error)?;
-            operation.wait().await.map_err(error)?;
+            self.incus
+                .update(name, &update, tagged.etag.as_deref())
+                .await?;
         }
         client
             .patch_instance(name, &environment, &stale)
@@ -821,11 +816,7 @@ impl Daemon {
             .config
             .insert("security.privileged".to_owned(), other.to_owned());
         for step in [&detour, &update] {
-            let operation = client
-                .update_instance(name.as_str(), step, None)
-                .await
-                .map_err(error)?;
-            operation.wait().await.map_err(error)?;
+            self.incus.update(name.as_str(), step, None).await?;
         }
         Ok(())
     }
