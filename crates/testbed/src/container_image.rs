@@ -18,9 +18,22 @@ use crate::tools;
 pub struct Recipe {
     /// Its alias in Incus.
     pub alias: &'static str,
-    /// Debian's packages in it, besides the essential ones.
+    /// Debian's packages in it, besides the essential ones and those of [`SYSTEM`].
     packages: &'static [&'static str],
 }
+
+/// What a system with systemd and users has, in all images.
+const SYSTEM: [&str; 9] = [
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "dbus-user-session",
+    "libpam-systemd",
+    "sudo",
+    "iproute2",
+    "procps",
+    "passwd",
+];
 
 const RELEASE: &str = "trixie";
 /// Counted up when what is done below changes, other than the packages.
@@ -29,35 +42,13 @@ const REVISION: u32 = 1;
 /// Debian with systemd, a session bus for users, sudo, and clients of D-Bus: `notify-send`, `gdbus`.
 pub const TRIXIE: Recipe = Recipe {
     alias: "trixie",
-    packages: &[
-        "systemd",
-        "systemd-sysv",
-        "dbus",
-        "dbus-user-session",
-        "libpam-systemd",
-        "sudo",
-        "ca-certificates",
-        "iproute2",
-        "procps",
-        "passwd",
-        "libnotify-bin",
-        "libglib2.0-bin",
-    ],
+    packages: &["ca-certificates", "libnotify-bin", "libglib2.0-bin"],
 };
 
 /// Debian with systemd and podman, and busybox to run in it.
 pub const TRIXIE_PODMAN: Recipe = Recipe {
     alias: "trixie-podman",
     packages: &[
-        "systemd",
-        "systemd-sysv",
-        "dbus",
-        "dbus-user-session",
-        "libpam-systemd",
-        "sudo",
-        "iproute2",
-        "procps",
-        "passwd",
         "podman",
         "crun",
         "netavark",
@@ -72,21 +63,7 @@ pub const TRIXIE_PODMAN: Recipe = Recipe {
 /// Debian with systemd and docker, and busybox to run in it.
 pub const TRIXIE_DOCKER: Recipe = Recipe {
     alias: "trixie-docker",
-    packages: &[
-        "systemd",
-        "systemd-sysv",
-        "dbus",
-        "dbus-user-session",
-        "libpam-systemd",
-        "sudo",
-        "iproute2",
-        "procps",
-        "passwd",
-        "docker.io",
-        "docker-cli",
-        "iptables",
-        "busybox-static",
-    ],
+    packages: &["docker.io", "docker-cli", "iptables", "busybox-static"],
 };
 
 /// The two files of an image, as Incus imports them.
@@ -142,13 +119,14 @@ impl Recipe {
     fn key(&self) -> u64 {
         // Its values do not change but with the standard library; then the image is made anew.
         let mut hasher = DefaultHasher::new();
-        (RELEASE, REVISION, self.packages, SCRIPT).hash(&mut hasher);
+        (RELEASE, REVISION, SYSTEM, self.packages, SCRIPT).hash(&mut hasher);
         hasher.finish()
     }
 
     fn make(&self, dir: &Path) -> Result<(), Trouble> {
         let what = format!("the image {}", self.alias);
-        make_by_script(dir, SCRIPT, RELEASE, self.packages, &what)
+        let packages = [&SYSTEM, self.packages].concat();
+        make_by_script(dir, SCRIPT, RELEASE, &packages, &what)
     }
 }
 

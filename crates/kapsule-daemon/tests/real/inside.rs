@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 
-use zbus::{Fd, OwnedObjectPath, Proxy, Variant};
+use zbus::{Fd, OwnedObjectPath, Variant};
 
 use super::rig::{Person, Rig, plain};
 
@@ -53,15 +53,7 @@ pub async fn run(rig: &Rig<'_>, person: &Person, name: &str, root: bool, line: &
         .call("RunCommand", &arguments)
         .await
         .expect("it runs");
-    let session = Proxy::new(
-        &person.connection,
-        "org.kde.kapsule",
-        session,
-        "org.kde.kapsule.Session",
-    )
-    .await
-    .expect("a proxy");
-    let status: i32 = session.call("Wait", &()).await.expect("it ends");
+    let status = person.wait(session).await;
     let read = |file: &mut File| {
         let mut text = String::new();
         file.rewind().expect("it is a file");

@@ -257,19 +257,16 @@ async fn a_display_that_comes_is_had_at_the_next_start(rig: &Rig<'_>, alice: &Pe
         let devices = rig.incus.incus(&["config", "device", "list", "other"]);
         devices.stdout.contains("kapsule-graphics-wayland")
     };
+    let socket_inside = || {
+        let test = ["test", "-S", "/.kapsule/host/wayland-0"];
+        rig.incus.incus(&[["exec", "other", "--"], test].concat())
+    };
     assert!(!again().await, "there is no display");
     let socket = rig.machine.outside("/run/user/1000/wayland-7");
     let display = std::os::unix::net::UnixListener::bind(&socket).expect("the directory is there");
     std::os::unix::fs::chown(&socket, Some(1000), Some(1000)).expect("we are root");
     assert!(again().await, "there is a display");
-    let inside = rig.incus.incus(&[
-        "exec",
-        "other",
-        "--",
-        "test",
-        "-S",
-        "/.kapsule/host/wayland-0",
-    ]);
+    let inside = socket_inside();
     assert!(inside.status.success(), "{}", inside.both());
     assert_eq!(
         rig.config("other", "environment.WAYLAND_DISPLAY"),
@@ -305,14 +302,7 @@ async fn a_display_that_comes_is_had_at_the_next_start(rig: &Rig<'_>, alice: &Pe
     drop(display);
     std::fs::remove_file(&socket).expect("it is there");
     assert!(!again().await, "it is gone");
-    let gone = rig.incus.incus(&[
-        "exec",
-        "other",
-        "--",
-        "test",
-        "-S",
-        "/.kapsule/host/wayland-0",
-    ]);
+    let gone = socket_inside();
     assert!(!gone.status.success(), "{}", gone.both());
     assert!(
         rig.config("other", "user.kapsule.left-out")

@@ -225,6 +225,19 @@ impl Person {
         }
     }
 
+    /// Waits for the end of a session; its status.
+    pub async fn wait(&self, session: OwnedObjectPath) -> i32 {
+        let session = Proxy::new(
+            &self.connection,
+            "org.kde.kapsule",
+            session,
+            "org.kde.kapsule.Session",
+        )
+        .await
+        .expect("a proxy");
+        session.call("Wait", &()).await.expect("it ends")
+    }
+
     /// Calls a method that starts an operation, and waits for its end.
     pub async fn done<B>(&self, method: &str, arguments: &B) -> Answer<()>
     where

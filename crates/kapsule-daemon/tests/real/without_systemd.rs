@@ -98,15 +98,7 @@ async fn a_shell_is_a_login(alice: &Person, name: &str) {
         let _ = terminal.read_to_string(&mut said);
         said
     });
-    let session = zbus::Proxy::new(
-        &alice.connection,
-        "org.kde.kapsule",
-        session,
-        "org.kde.kapsule.Session",
-    )
-    .await
-    .expect("a proxy");
-    let status: i32 = session.call("Wait", &()).await.expect("it ends");
+    let status = alice.wait(session).await;
     let said = typed.await.expect("it reads");
     assert_eq!(status, 7, "{said}");
     assert!(said.contains("=-sh= /dev/pts/"), "{said}");

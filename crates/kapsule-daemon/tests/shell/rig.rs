@@ -156,6 +156,16 @@ impl Client<'_> {
             .expect("names that are right")
     }
 
+    /// Somebody's session, as this one reaches it.
+    pub fn session_of(&self, shell: &Shell) -> Proxy<'static> {
+        let path = shell.session.path().to_owned();
+        self.run(
+            "a proxy",
+            Proxy::new(&self.connection, SERVICE, path, SESSION),
+        )
+        .expect("names that are right")
+    }
+
     /// A method of the manager that starts an operation, to its end.
     pub fn operation<B: serde::Serialize + zbus::Type>(&self, method: &str, body: &B) {
         self.run(method, async {

@@ -374,17 +374,7 @@ pub fn programs_that_have_ended_cost_the_daemon_nothing(rig: &Rig<'_>, alice: &C
 
 pub fn another_user_has_no_part_in_a_session(alice: &Client<'_>, bob: &Client<'_>) {
     let shell = alice.shell("box", &["sleep", "1000"], Options::new());
-    let path = shell.session.path().to_owned();
-    let theirs = bob.run("a proxy", async {
-        zbus::Proxy::new(
-            &bob.connection,
-            "org.kde.kapsule",
-            path,
-            "org.kde.kapsule.Session",
-        )
-        .await
-    });
-    let theirs = theirs.expect("names that are right");
+    let theirs = bob.session_of(&shell);
     for result in [
         bob.call(&theirs, "Signal", &(9,)),
         bob.call(&theirs, "Resize", &(1u16, 1u16)),

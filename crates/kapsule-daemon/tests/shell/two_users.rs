@@ -81,17 +81,7 @@ pub fn two_users_are_in_one_container_at_once(rig: &Rig<'_>, alice: &Client<'_>,
 
     // Nor a say in what the other runs: by the daemon, or by a signal inside.
     for (theirs, other) in [(&hers, bob), (&his, alice)] {
-        let path = theirs.session.path().to_owned();
-        let session = other.run("a proxy", async {
-            zbus::Proxy::new(
-                &other.connection,
-                "org.kde.kapsule",
-                path,
-                "org.kde.kapsule.Session",
-            )
-            .await
-            .expect("names that are right")
-        });
+        let session = other.session_of(theirs);
         for result in [
             other.call(&session, "Signal", &(9,)),
             other.call(&session, "Resize", &(1u16, 1u16)),
